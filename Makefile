@@ -1,0 +1,67 @@
+# `make` lists what there is to make
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all docs export notebooks readme prepare hooks wheel clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
+
+venv: $(READY)  ## install the package and its tools into .venv
+
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info<(3,11))' 2>/dev/null || \
+	  { echo "quantizer needs Python 3.11 or newer, and '$(PYTHON)' is not: try make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): a few minutes the first time"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+demo: $(READY)  ## train two small quantizers on the packaged recordings
+	@rm -rf demo
+	$(BIN)/quantizer train mfcc-vq --out demo/mfcc-vq
+	$(BIN)/quantizer train logmel-vq --out demo/logmel-vq
+	@echo "Open demo/mfcc-vq/report.html and demo/logmel-vq/report.html"
+
+test: $(READY)  ## test the notebooks and the project, in parallel
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS)
+
+test-all: $(READY)  ## the same with everything that is slow
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --slow
+
+docs: $(READY)  ## build the site in _docs, offline
+	@rm -rf build/docs
+	@$(BIN)/python docs/pages.py build/docs/src
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/docs/doctrees build/docs/src build/docs/html
+	@rm -rf _docs && mv build/docs/html _docs
+	@echo "Open _docs/index.html"
+
+export: $(READY)  ## write the package from the notebooks
+	@$(BIN)/nbdev-export
+
+notebooks: $(READY)  ## run every notebook in order, keep its outputs, clean it
+	@$(PYTEST) nbs --slow --save
+	@$(BIN)/nbdev-clean
+
+readme: $(READY)  ## write README.md from nbs/index.ipynb
+	@$(BIN)/python docs/pages.py README.md
+
+prepare: export  ## export, run and clean the notebooks, write README.md
+	@$(MAKE) --no-print-directory notebooks
+	@$(MAKE) --no-print-directory readme
+
+hooks: $(READY)  ## let git merge and clean notebooks
+	@$(BIN)/nbdev-install-hooks
+
+wheel: $(READY)  ## build dist/*.whl and dist/*.tar.gz
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@ls dist
+
+clean:  ## remove what was built; .venv stays
+	@rm -rf build dist demo _docs _proc *.egg-info .pytest_cache
