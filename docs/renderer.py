@@ -8,7 +8,7 @@ class Renderer(BasicMarkdownRenderer):
     "Heading, signature, docstring, documented parameters, methods, link to the source"
     def _repr_markdown_(self):
         kind,src,tbl = 'class ' if inspect.isclass(self.sym) else '',NbdevLookup()[self.fn],self.table()
-        parts = [f'### {self.nm}', f'```python\n{kind}{self.nm}{self.signature(not tbl)}\n```', self.docs or '', tbl, self.methods()]
+        parts = [f'### {getattr(self.sym, "__qualname__", self.nm)}', f'```python\n{kind}{self.nm}{self.signature(not tbl)}\n```', self.docs or '', tbl, self.methods()]
         if src: parts.append(f'<small>[source]({src[2]}#L{inspect.getsourcelines(self.sym)[1]})</small>')
         return '\n\n'.join(filter(None, parts))
 

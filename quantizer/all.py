@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/64_all.ipynb #0086368d
+# %% ../nbs/64_all.ipynb #478dd7d9
 from fastai.torch_core import set_seed
 from .core import *
 from .data.audio import *
@@ -16,9 +16,12 @@ from .data.features import *
 from .data.store import *
 from .data.loaders import *
 from .quantizers.base import *
+from .quantizers.ranks import *
 from .quantizers.search import *
 from .quantizers.vq import *
 from .quantizers.gumbel import *
+from .quantizers.scalar import *
+from .quantizers.simvq import *
 from .quantizers.contract import *
 from .models.backbones import *
 from .models.losses import *

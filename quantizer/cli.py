@@ -12,26 +12,26 @@ import argparse, json, re, sys, warnings
 from pathlib import Path
 from .core import QuantizerError, atomic_path, nearest_name
 
-# %% ../nbs/63_cli.ipynb #3dbb36a9
+# %% ../nbs/63_cli.ipynb #5a445efb
 def encode_paths(
     tokenizer, # A `Tokenizer`
     paths:list, # Audio files, folders, manifests, or `sample`
 )->tuple[dict,dict]: # Name -> codes `(T',Q)`, and name -> why it was skipped
     "Tokens of everything that `paths` lead to; raises `QuantizerError` if nothing can be used"
-    from quantizer.data.corpus import Corpus
+    from quantizer.data.corpus import Corpus, MANIFESTS
     codes,problems = {},{}
     def _add(name, audio, path):
         try: codes[name] = tokenizer.encode(audio(), tokenizer.sample_rate)
         except QuantizerError as e: problems[name] = str(e) if str(path) in str(e) else f"{path}: {e}"
     for p in paths:
-        if p == 'sample' or Path(p).is_dir() or Path(p).suffix in ('.tsv','.csv','.parquet'):
+        if p == 'sample' or Path(p).is_dir() or Path(p).suffix.lower() in MANIFESTS:
             c = Corpus.load(p)
             for i in range(len(c)): _add(c.id(i) if p == 'sample' else str(c.root/c.id(i)), lambda: c.audio(i, tokenizer.sample_rate), c.file(i))
-        else: _add(str(p), lambda: tokenizer._wav(p, None), p)
+        else: _add(str(p), lambda: tokenizer.waveform(p), p)
     if not codes: raise QuantizerError(next(iter(problems.values())) if len(problems) == 1 else f"none of {len(problems)} recordings can be used; the first: {next(iter(problems.values()))}")
     return codes,problems
 
-# %% ../nbs/63_cli.ipynb #39d24eed
+# %% ../nbs/63_cli.ipynb #6226f6b0
 def decode_file(
     tokenizer, # The `Tokenizer` that made the tokens
     tokens:str|Path, # Token file
@@ -39,15 +39,15 @@ def decode_file(
 )->list[str]: # Names of the recordings
     "Tokens back to `features.safetensors`, and to a sound for each recording where the features have one"
     import soundfile as sf
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     from quantizer.tokenizer import load_tokens
     if Path(out).exists(): raise QuantizerError(f"{out}: exists already; name another folder")
     feats = {k:tokenizer.decode(v) for k,v in load_tokens(tokens, tokenizer).items()}
     with atomic_path(out) as tmp:
         tmp.mkdir()
-        save_file({k:v.contiguous() for k,v in feats.items()}, tmp/'features.safetensors', metadata=dict(fingerprint=tokenizer.fingerprint))
+        (tmp/'features.safetensors').write_bytes(save({k:v.contiguous() for k,v in feats.items()}, metadata=dict(fingerprint=tokenizer.fingerprint)))
         for i,(k,v) in enumerate(feats.items() if tokenizer.has_audio else ()):
-            name = re.sub(r'[^\w.-]+', '_', str(Path(k).with_suffix(''))).strip('._') or 'recording'
+            name = re.sub(r'[^\w.-]+', '_', re.sub(r'\.\w+$', '', k))[-80:].strip('._') or 'recording'
             if (tmp/f'{name}.wav').exists(): name += f'-{i}'
             sf.write(tmp/f'{name}.wav', tokenizer.to_audio(v).numpy(), tokenizer.sample_rate)
     return list(feats)
@@ -80,35 +80,54 @@ def info(
             token_rate=t.token_rate, sample_rate=t.sample_rate, parameters=sum(o.numel() for o in t.model.parameters()), fingerprint=t.fingerprint)
     return dict(kind='corpus') | Corpus.load(path).describe()
 
-# %% ../nbs/63_cli.ipynb #e3583da8
+# %% ../nbs/63_cli.ipynb #ddfc4eea
 def _train(a):
     from quantizer.run import train_run
     m = train_run(a.config, a.out, a.changes)
     print_measures(m)
     print(f"codebook: {m['this run']['verdict']}\ntokenizer: {Path(a.out)/'tokenizer'}\nreport: {Path(a.out)/'report.html'}")
 
+def _count(n): return f'{n:,} recording' + 's'*(n != 1)
+
+def _check_out(path, suffix):
+    "Refuse what cannot be written, before any work"
+    p = Path(path)
+    if p.suffix != suffix: raise QuantizerError(f"--out {p}: expected a file name that ends in {suffix}")
+    if p.is_dir(): raise QuantizerError(f"--out {p}: is a folder")
+
 def _encode(a):
     from quantizer.run import tell_problems
     from quantizer.tokenizer import Tokenizer, save_tokens
+    _check_out(a.out, '.safetensors')
     tok = Tokenizer.load(a.tokenizer)
     codes,problems = encode_paths(tok, a.audio)
     save_tokens(a.out, codes, tok)
     tell_problems(problems, len(codes)+len(problems))
-    print(f"{len(codes):,} recordings, {sum(map(len, codes.values())):,} tokens: {a.out}")
+    print(f"{_count(len(codes))}, {sum(map(len, codes.values())):,} tokens: {a.out}")
 
 def _decode(a):
     from quantizer.tokenizer import Tokenizer
     tok = Tokenizer.load(a.tokenizer)
     names = decode_file(tok, a.tokens, a.out)
-    print(f"{len(names):,} recordings: {a.out}/features.safetensors" + (f", and a sound for each (a preview by Griffin-Lim)" if tok.has_audio else ''))
+    print(f"{_count(len(names))}: {a.out}/features.safetensors" + (f", and a sound for each (a preview by Griffin-Lim)" if tok.has_audio else ''))
+
+def _split_as_trained(tokenizer, corpus):
+    "The split that the run of a tokenizer made of a corpus without one"
+    import yaml
+    run = next((o/'config.yaml' for o in (Path(tokenizer), Path(tokenizer).absolute().parent) if (o/'config.yaml').is_file()), None)
+    if run is None: return corpus
+    cfg = yaml.safe_load(run.read_text())
+    return corpus.with_split(cfg['data']['valid'], cfg['seed'])
 
 def _evaluate(a):
     from quantizer.data.corpus import Corpus
     from quantizer.evaluate.measure import evaluate
     from quantizer.run import tell_problems
     from quantizer.tokenizer import Tokenizer
+    if a.out: _check_out(a.out, '.json')
     tok,corpus = Tokenizer.load(a.tokenizer),Corpus.load(a.corpus)
-    m = evaluate(tok, corpus.part(a.split) if a.split else corpus)
+    if a.split: corpus = _split_as_trained(a.tokenizer, corpus).part(a.split)
+    m = evaluate(tok, corpus)
     tell_problems(m['problems'], m['recordings']+len(m['problems']))
     print_measures({str(a.tokenizer):m})
     print(f"codebook: {m['verdict']}")
@@ -130,11 +149,11 @@ def print_measures(
     for k,(name,_) in MEASURES.items():
         print(f'{name:22}' + ''.join(f"{'-' if m.get(k) is None else format(m[k], '.4g'):>{wide}}" for m in measures.values()))
 
-# %% ../nbs/63_cli.ipynb #d3f3ee0f
+# %% ../nbs/63_cli.ipynb #52dd78e5
 class _Parser(argparse.ArgumentParser):
     "Mistakes end in one line, like all others"
     def error(self, message):
-        m = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        m = re.search(r"argument VERB: invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if m: message = f"no verb is called '{m[1]}'{nearest_name(m[1], re.findall(r'[a-z]+', m[2]))}; there are: {m[2]}".replace("'", '') 
         raise QuantizerError(f"{message} (try: {self.prog} --help)")
 
@@ -170,7 +189,7 @@ def make_parser()->argparse.ArgumentParser:
     v.add_argument('--verify', action='store_true', help='compare the checksums of a feature store')
     return p
 
-# %% ../nbs/63_cli.ipynb #c06d4611
+# %% ../nbs/63_cli.ipynb #25f6b1f1
 def main(
     argv:list|None=None, # Arguments; those of the process by default
 )->int: # Exit code
@@ -185,7 +204,10 @@ def main(
     except QuantizerError as e:
         print(f'quantizer: {e}', file=sys.stderr)
         return 1
+    except OSError as e:
+        print(f"quantizer: {e.filename or ''}: {(e.strerror or str(e)).lower()}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print('quantizer: interrupted; what is finished is kept', file=sys.stderr)
+        print('quantizer: interrupted', file=sys.stderr)
         return 130
     return 0

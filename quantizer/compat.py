@@ -12,12 +12,12 @@ import sys, warnings
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder, SourceFileLoader
 
-# %% ../nbs/00_compat.ipynb #9fa227d4
+# %% ../nbs/00_compat.ipynb #62387e91
 class SoftLoader(SourceFileLoader):
     "Run `torchaudio._extension`; where its compiled ops do not load, mark them as missing instead of raising"
     def exec_module(self, module):
         try: super().exec_module(module)
-        except OSError as e: self._without_ops(module, e)
+        except (OSError, ImportError, RuntimeError) as e: self._without_ops(module, e)
 
     def _without_ops(self, module, error):
         from torchaudio._internal.module_utils import fail_with_message

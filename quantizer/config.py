@@ -8,15 +8,16 @@ Docs: https://quantizer-dev.github.io/quantizer/config.html.md"""
 __all__ = ['data_options', 'train_options', 'early_stop_options', 'checkpoint_options', 'config_blocks', 'config_names',
            'check_config', 'make_features', 'load_config']
 
-# %% ../nbs/61_config.ipynb #1da3248b
-import copy
+# %% ../nbs/61_config.ipynb #81e002ec
+import copy, math
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 import torch, yaml
-from .core import QuantizerError, check_args, nearest_name
+from .core import QuantizerError, check_args, check_range, nearest_name
 from .data.features import FEATURES, FeatureExtractor
 from .models.autoencoder import build_model, check_model
+from .models.losses import LOSSES
 from .train.schedule import anneal, check_schedule
 
 # %% ../nbs/61_config.ipynb #3c3f0725
@@ -48,10 +49,18 @@ def early_stop_options(patience:int=5, min_delta:float=0.): pass
 def checkpoint_options(steps:int=500, keep:int=3): pass
 def config_blocks(data:dict, features:dict, model:dict, train:dict, seed:int=0): pass
 
-# %% ../nbs/61_config.ipynb #4b1c952c
+# %% ../nbs/61_config.ipynb #b0ad6c5b
 def config_names()->list[str]:
     "Names of the packaged configs"
     return sorted(o.name.removesuffix('.yaml') for o in (files('quantizer')/'configs').iterdir() if o.name.endswith('.yaml'))
+
+class _Loader(yaml.SafeLoader):
+    "YAML without duplicate keys, of which the last would win silently"
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(k) for k,_ in node.value]
+        for k in keys:
+            if keys.count(k) > 1: raise yaml.constructor.ConstructorError(None, None, f"the key '{k}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 def _read(source):
     path = Path(source)
@@ -60,7 +69,7 @@ def _read(source):
         try: text = path.read_text(encoding='utf-8')
         except UnicodeDecodeError: raise QuantizerError(f"{path}: not a text file") from None
     else: raise QuantizerError(f"{source}: no such config{nearest_name(source, config_names())}; give a YAML file or one of: {', '.join(config_names())}")
-    try: cfg = yaml.safe_load(text)
+    try: cfg = yaml.load(text, _Loader)
     except yaml.YAMLError as e: raise QuantizerError(f"{source}: not valid YAML ({' '.join(str(e).split())})") from None
     if not isinstance(cfg, dict): raise QuantizerError(f"{source}: expected blocks like 'data:' and 'model:', got {type(cfg).__name__}")
     return cfg
@@ -74,9 +83,9 @@ def _change(cfg, change):
         cfg = cfg[k]
         if not isinstance(cfg, dict): raise QuantizerError(f"'{change}': '{k}' is {cfg!r}, not a block")
     try: cfg[last] = yaml.safe_load(value)
-    except yaml.YAMLError: raise QuantizerError(f"'{change}': its right side is not valid YAML") from None
+    except (yaml.YAMLError, ValueError): raise QuantizerError(f"'{change[:80]}': its right side is not valid YAML") from None
 
-# %% ../nbs/61_config.ipynb #607483ff
+# %% ../nbs/61_config.ipynb #c4e213da
 def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # Complete
@@ -86,22 +95,35 @@ def check_config(
     if 'name' not in f: raise QuantizerError(f"'features.name' is missing; there are: {', '.join(sorted(FEATURES))}")
     name = f.pop('name')
     model,train = dict(cfg['model']),check_args(train_options, cfg['train'], 'train')
-    if isinstance(model.get('losses'), dict): model['losses'] = {k:v for k,v in model['losses'].items() if v is not None}
+    if isinstance(model.get('losses'), dict): model['losses'] = {k:0. if v is None else v for k,v in model['losses'].items() if v is not None or k not in LOSSES}
     train['schedule'] = check_schedule(train['schedule'])
     train['checkpoint'] = check_args(checkpoint_options, train['checkpoint'] or {}, 'train.checkpoint')
     if train['early_stop'] is not None: train['early_stop'] = check_args(early_stop_options, train['early_stop'], 'train.early_stop')
-    if train['anneal'] is not None: train['anneal'] = {k:check_args(anneal, v, f'train.anneal.{k}') for k,v in train['anneal'].items()}
+    if train['anneal'] is not None: train['anneal'] = {k:check_args(anneal, v if isinstance(v, dict) else dict(start=v), f'train.anneal.{k}') for k,v in train['anneal'].items()}
     res = dict(seed=cfg['seed'], data=check_args(data_options, cfg['data'], 'data'), features=dict(name=name)|check_args(FEATURES[name], f, 'features'), model=check_model(model), train=train)
     for block,key in (('data','batch_size'),('data','crop_s'),('train','epochs'),('train','lr'),('train','log_steps'),('train','clip')):
         if res[block][key] <= 0: raise QuantizerError(f"'{block}.{key}' is {res[block][key]}: expected more than 0")
-    if res['data']['workers'] < 0: raise QuantizerError(f"'data.workers' is {res['data']['workers']}: expected 0 or more")
-    dim = make_features(res).dim
-    trial = build_model(res['model'], torch.zeros(dim), torch.ones(dim))
+    check_range(0, 2**32-1, seed=res['seed'])
+    check_range(0, math.inf, **{'data.workers':res['data']['workers'], 'train.wd':train['wd']})
+    check_range(1, math.inf, **{f'train.checkpoint.{k}':v for k,v in train['checkpoint'].items()})
+    if train['early_stop']: check_range(1, math.inf, **{'train.early_stop.patience':train['early_stop']['patience']})
+    trial = _try(res)
     has = [k for k,v in trial.quantizer.named_buffers(recurse=False) if not v.ndim and v.is_floating_point()]
     for k,v in (train['anneal'] or {}).items():
         if k not in has: raise QuantizerError(f"'train.anneal.{k}': quantizer '{res['model']['quantizer']['name']}' has no such quantity; it has: {', '.join(has) or 'none'}")
         anneal(**v)
     return res
+
+def _try(cfg):
+    "Make the extractor and the model, and let a second of noise through both"
+    extractor = make_features(cfg)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = build_model(cfg['model'], torch.zeros(extractor.dim), torch.ones(extractor.dim))
+            model.eval()(*extractor(0.1*torch.randn(1, max(extractor.sample_rate, 2*extractor.win_length))))
+    except QuantizerError: raise
+    except Exception as e: raise QuantizerError(f"these settings do not work together: {' '.join(str(e).split())[:300]}") from None
+    return model
 
 def make_features(cfg:dict)->FeatureExtractor:
     "The feature extractor that a checked config describes"

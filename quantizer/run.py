@@ -29,14 +29,13 @@ from .train.learner import quantizer_learner
 from .train.logging import RunLog
 from .train.schedule import Anneal, anneal, lr_scheduler
 
-# %% ../nbs/62_run.ipynb #451791b0
+# %% ../nbs/62_run.ipynb #5754c90e
 def load_corpus(
     cfg:dict, # Checked
 )->Corpus: # Split
     "The corpus that a config describes"
     data = cfg['data']
-    corpus = Corpus.from_manifest(data['corpus'], data['rename']) if data['rename'] else Corpus.load(data['corpus'])
-    return corpus.with_split(data['valid'], cfg['seed'])
+    return Corpus.load(data['corpus'], data['rename']).with_split(data['valid'], cfg['seed'])
 
 def open_store(
     cfg:dict, # Checked
@@ -46,7 +45,7 @@ def open_store(
 )->FeatureStore:
     "The feature store of a run, made if it is not there"
     extractor = make_features(cfg)
-    if not Path(path).exists(): return build_store(corpus, extractor, path, cfg['data']['dtype'], progress=progress)
+    if not Path(path).exists(): build_store(corpus, extractor, path, cfg['data']['dtype'], progress=progress)
     store = FeatureStore(path, feature_settings(extractor), corpus)
     if str(store.dtype) != cfg['data']['dtype']: raise QuantizerError(f"{path}: holds {store.dtype}, and 'data.dtype' is {cfg['data']['dtype']}; name another store, or remove this one")
     return store
@@ -92,7 +91,7 @@ def _fit(learn, epochs, progress):
     learn.logger = lambda row: print_row(learn.recorder.metric_names, row)
     with nullcontext() if progress else learn.no_bar(): learn.fit(epochs)
 
-# %% ../nbs/62_run.ipynb #64a86d45
+# %% ../nbs/62_run.ipynb #57d57491
 def train_run(
     source:str|Path, # A YAML file, or the name of a packaged config
     out:str|Path, # Run folder to make
@@ -103,27 +102,35 @@ def train_run(
     cfg,out = load_config(source, changes),Path(out)
     if (out/'config.yaml').exists(): raise QuantizerError(f"{out}: holds a run already; name another folder, or remove this one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise QuantizerError(f"{out}: exists and is not empty; name another folder")
-    if cfg['data']['corpus'] != 'sample': cfg['data']['corpus'] = str(Path(cfg['data']['corpus']).absolute())
+    for k in ('corpus','store'):
+        if cfg['data'][k] not in ('sample',None): cfg['data'][k] = str(Path(cfg['data'][k]).absolute())
     if progress is None: progress = sys.stdout.isatty()
-    corpus,was = load_corpus(cfg),out.exists()
+    corpus = load_corpus(cfg)
+    made = next((o for o in [*reversed(out.absolute().parents), out] if not o.exists()), None) # the first folder that is ours
     try:
         out.mkdir(parents=True, exist_ok=True)
         store = open_store(cfg, corpus, cfg['data']['store'] or out/'features', progress)
         learn = run_learner(cfg, store, out)
     except BaseException:
         for o in out.iterdir() if out.exists() else (): shutil.rmtree(o) if o.is_dir() else o.unlink()
-        if not was and out.exists(): out.rmdir()
+        if made is not None: shutil.rmtree(made, ignore_errors=True)
         raise
     with atomic_path(out/'config.yaml') as tmp: tmp.write_text(yaml.safe_dump(cfg, sort_keys=False))
     tell_problems(store.problems, len(corpus))
     print(f"{len(store):,} recordings, {int(store.frames.sum())/store.frame_rate/60:.1f} minutes; {sum(p.numel() for p in learn.model.parameters()):,} parameters", flush=True)
-    _fit(learn, cfg['train']['epochs'], progress)
-    state = load_checkpoint(out/'checkpoints'/'best', learn.model)
-    tokenizer = Tokenizer(cfg, learn.model.cpu())
-    tokenizer.save(out/'tokenizer')
-    return report_run(out, cfg, corpus, store, tokenizer, state)
+    def _finish():
+        state = load_checkpoint(out/'checkpoints'/'best', learn.model)
+        tokenizer = Tokenizer(cfg, learn.model.cpu())
+        tokenizer.save(out/'tokenizer')
+        return tokenizer,state
+    try: _fit(learn, cfg['train']['epochs'], progress)
+    except KeyboardInterrupt:
+        if (out/'checkpoints'/'best').exists(): print(f"{out/'tokenizer'} has the weights of epoch {_finish()[1]['epoch']}, the best so far", file=sys.stderr)
+        raise
+    except FloatingPointError as e: raise QuantizerError(f"training diverged in epoch {learn.epoch} ({e}): try a lower train.lr; the best checkpoint before it is {out/'checkpoints'/'best'}") from None
+    return report_run(out, cfg, corpus, store, *_finish())
 
-# %% ../nbs/62_run.ipynb #5cd2320c
+# %% ../nbs/62_run.ipynb #551cf27f
 def report_run(
     out:Path, # Run folder
     cfg:dict,
@@ -136,7 +143,8 @@ def report_run(
     usable = set(store.index.id)
     valid = corpus.select([i for i in range(len(corpus)) if corpus.id(i) in usable]).part('valid')
     measures = {'this run':evaluate(tokenizer, valid)}
-    if tokenizer.num_codebooks == 1: measures['k-means'] = kmeans_baseline(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed'])
+    base = kmeans_baseline(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed']) if tokenizer.num_codebooks == 1 else None
+    if base: measures['k-means'] = base
     measures['this run'] |= dict(epoch=state['epoch'], step=state['step'])
     with atomic_path(out/'measures.json') as tmp: tmp.write_text(json.dumps(measures, indent=1))
     write_report(out/'report.html', f"{tokenizer.extractor.name} + {tokenizer.model.quantizer.name}: {out.name}", cfg, pd.read_csv(out/'log.csv'), pd.read_csv(out/'steps.csv'),

@@ -7,13 +7,13 @@ Docs: https://quantizer-dev.github.io/quantizer/tokenizer.html.md"""
 # %% auto #0
 __all__ = ['Tokenizer', 'save_tokens', 'load_tokens']
 
-# %% ../nbs/60_tokenizer.ipynb #41a8a4a9
+# %% ../nbs/60_tokenizer.ipynb #aec6b04c
 import json
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torchaudio.functional import resample
 from .core import QuantizerError, atomic_path, fingerprint, pad_batch
@@ -22,7 +22,7 @@ from .data.features import FEATURES, FeatureExtractor, griffin_lim
 from .models.autoencoder import SpeechQuantizer, build_model
 from .quantizers.base import NO_CODE
 
-# %% ../nbs/60_tokenizer.ipynb #646bb908
+# %% ../nbs/60_tokenizer.ipynb #ebeefc80
 class Tokenizer:
     "Recordings to tokens and back"
     def __init__(self,
@@ -33,7 +33,10 @@ class Tokenizer:
         f = self.config['features']
         self.extractor = FEATURES[f['name']](**{k:v for k,v in f.items() if k != 'name'}).eval()
         self.model = model.eval()
-        self.fingerprint = fingerprint(self.config, *[v for _,v in sorted(model.state_dict().items())])
+    @property
+    def fingerprint(self)->str:
+        "Hash of settings and weights"
+        return fingerprint(self.config, *[v for _,v in sorted(self.model.state_dict().items())])
     @property
     def sample_rate(self)->int:
         "Of the audio that `encode` works on; other rates are resampled"
@@ -59,24 +62,29 @@ class Tokenizer:
     def __repr__(self):
         return f"Tokenizer({self.config['features']['name']} + {self.config['model']['quantizer']['name']}: {self.num_codebooks} x {self.codebook_size:,} codes at {self.token_rate:g} Hz, {self.fingerprint})"
 
-# %% ../nbs/60_tokenizer.ipynb #ec67e7eb
+# %% ../nbs/60_tokenizer.ipynb #fe4862e2
 @patch
-def _wav(self:Tokenizer, audio, sr):
+def waveform(self:Tokenizer,
+    audio, # A path, or a waveform `(S,)`
+    sr:int|None=None, # Sample rate of a waveform
+)->Tensor: # `(S,)` at `sample_rate`
+    "Audio as the tokenizer wants it"
     if isinstance(audio, (str,Path)): return load_audio(audio, self.sample_rate)
     if sr is None: raise QuantizerError("the sample rate of a waveform must be given: encode(wav, sr)")
-    wav = torch.as_tensor(audio, dtype=torch.float32)
+    wav = torch.as_tensor(audio)
+    if not wav.is_floating_point(): raise QuantizerError(f"got a waveform of {wav.dtype}: expected floats between -1 and 1 (divide 16-bit samples by 32768)")
+    wav = wav.float().cpu()
     if wav.ndim != 1: raise QuantizerError(f"got a waveform of shape {tuple(wav.shape)}, expected (S,): mix channels down, and give several recordings as a list")
     if not torch.isfinite(wav).all(): raise QuantizerError("the waveform holds NaN or infinite samples")
     return wav if sr == self.sample_rate else resample(wav, sr, self.sample_rate)
 
 @patch
-@torch.no_grad()
 def features(self:Tokenizer,
     audio, # A path, a waveform `(S,)`, or a list of these
     sr:int|None=None, # Sample rate of waveforms
 )->tuple[Tensor,Tensor]: # `(B,T,D)` and the mask `(B,T)`
     "The features that are encoded"
-    wavs = [self._wav(o, sr) for o in (audio if isinstance(audio, list) else [audio])]
+    wavs = [self.waveform(o, sr) for o in (audio if isinstance(audio, list) else [audio])]
     batch,mask = pad_batch(wavs)
     try: return self.extractor(batch.to(self.device), mask.sum(1).to(self.device))
     except QuantizerError as e: raise QuantizerError(f"{audio}: {e}" if isinstance(audio, (str,Path)) else str(e)) from None
@@ -96,9 +104,8 @@ def encode(self:Tokenizer,
         for i,codes in zip(part, self.model.encode(*(o.to(self.device) for o in pad_batch([feats[i] for i in part])))): res[i] = codes[codes[:,0] != NO_CODE].cpu()
     return res
 
-# %% ../nbs/60_tokenizer.ipynb #a0f699f9
+# %% ../nbs/60_tokenizer.ipynb #22c9cc0a
 @patch
-@torch.no_grad()
 def decode(self:Tokenizer,
     codes, # `(T',Q)` codes, or a list of these
 )->Tensor: # `(T,D)` features, `downsample` frames for each token; or a list of these
@@ -106,7 +113,7 @@ def decode(self:Tokenizer,
     many = codes if isinstance(codes, list) else [codes]
     for o in many:
         if o.ndim != 2 or o.shape[1] != self.num_codebooks: raise QuantizerError(f"got codes of shape {tuple(o.shape)}, expected (T, {self.num_codebooks})")
-    res = [self.model.decode(o[None].to(self.device))[0].cpu() for o in many]
+    res = [self.model.decode(o[None].to(self.device))[0].cpu() if len(o) else torch.zeros(0, self.extractor.dim) for o in many]
     return res if isinstance(codes, list) else res[0]
 
 @patch
@@ -115,14 +122,14 @@ def to_audio(self:Tokenizer,
 )->Tensor: # `(S,)` at `sample_rate`
     "A preview of log-mel features as sound, by Griffin-Lim; raises `QuantizerError` for other features"
     if not self.has_audio: raise QuantizerError(f"'{self.extractor.name}' features cannot be turned into sound; 'logmel' can")
-    return griffin_lim(feats, self.extractor.cpu())
+    return griffin_lim(feats, self.extractor)
 
 @patch(as_prop=True)
 def has_audio(self:Tokenizer)->bool:
     "Can `to_audio` do it?"
     return self.extractor.name == 'logmel'
 
-# %% ../nbs/60_tokenizer.ipynb #dddfc9f0
+# %% ../nbs/60_tokenizer.ipynb #12ad254a
 @patch
 def save(self:Tokenizer,
     path:str|Path, # Folder to make
@@ -134,7 +141,7 @@ def save(self:Tokenizer,
         about = dict(format=1, **self.config, sample_rate=self.sample_rate, token_rate=self.token_rate, codebook_size=self.codebook_size,
             num_codebooks=self.num_codebooks, fingerprint=self.fingerprint)
         (tmp/'config.json').write_text(json.dumps(about, indent=1))
-        save_file({k:v.detach().cpu().contiguous() for k,v in self.model.state_dict().items()}, tmp/'model.safetensors')
+        (tmp/'model.safetensors').write_bytes(save({k:v.detach().cpu().contiguous() for k,v in self.model.state_dict().items()}))
 
 @patch(cls_method=True)
 def load(cls:Tokenizer,
@@ -146,15 +153,16 @@ def load(cls:Tokenizer,
     if not (path/'config.json').is_file(): raise QuantizerError(f"{path}: not a tokenizer (it has no config.json)")
     try:
         about,weights = json.loads((path/'config.json').read_text()),load_file(path/'model.safetensors')
+        if about['format'] != 1: raise QuantizerError(f"{path}: a tokenizer of format {about['format']}; this version reads format 1")
         model = build_model(about['model'], weights['mean'], weights['std'])
         model.load_state_dict(weights)
-        self = cls(about, model)
+        self,made = cls(about, model),about['fingerprint']
     except QuantizerError: raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e: raise QuantizerError(f"{path}: damaged tokenizer ({str(e).splitlines()[0]})") from None
-    if self.fingerprint != about['fingerprint']: raise QuantizerError(f"{path}: damaged tokenizer (its fingerprint is {self.fingerprint}, {about['fingerprint']} expected)")
+    if self.fingerprint != made: raise QuantizerError(f"{path}: damaged tokenizer (its fingerprint is {self.fingerprint}, {made} expected)")
     return self
 
-# %% ../nbs/60_tokenizer.ipynb #5118c3ea
+# %% ../nbs/60_tokenizer.ipynb #6095d46c
 def save_tokens(
     path:str|Path, # File to write, `.safetensors`
     codes:dict, # Name of a recording -> `(T',Q)` codes
@@ -163,7 +171,7 @@ def save_tokens(
     "Write tokens with the fingerprint of their tokenizer"
     kind = torch.int16 if tokenizer.codebook_size <= 2**15 else torch.int32
     about = dict(fingerprint=tokenizer.fingerprint, token_rate=str(tokenizer.token_rate), codebook_size=str(tokenizer.codebook_size))
-    with atomic_path(path) as tmp: save_file({k:v.to(kind).contiguous() for k,v in codes.items()}, tmp, metadata=about)
+    with atomic_path(path) as tmp: tmp.write_bytes(save({k:v.to(kind).contiguous() for k,v in codes.items()}, metadata=about))
 
 def load_tokens(
     path:str|Path, # File that `save_tokens` wrote
@@ -175,5 +183,6 @@ def load_tokens(
         with safe_open(path, 'pt') as f: about,res = f.metadata() or {},{k:f.get_tensor(k).long() for k in f.keys()}
     except (SafetensorError, OSError) as e: raise QuantizerError(f"{path}: not a token file ({str(e).splitlines()[0]})") from None
     made = about.get('fingerprint')
+    if made is None: raise QuantizerError(f"{path}: not a token file (no tokenizer has signed it)")
     if tokenizer is not None and made != tokenizer.fingerprint: raise QuantizerError(f"{path}: was made by tokenizer {made}, this one is {tokenizer.fingerprint}")
     return res

@@ -49,7 +49,7 @@ def test_bad_recording(capsys, tmp_path, trained, kind):
     "A folder with nothing but a bad file: refused by name, nothing written"
     p = bad_file(tmp_path/'in', kind)
     shutil.copy(p, p.with_name('again.wav'))
-    for args in (['train', 'mfcc-vq', f'data.corpus={tmp_path/"in"}', '--out', tmp_path/'out'], ['encode', trained, tmp_path/'in', '--out', tmp_path/'out'], ['encode', trained, p, '--out', tmp_path/'out']):
+    for args in (['train', 'mfcc-vq', f'data.corpus={tmp_path/"in"}', '--out', tmp_path/'out'], ['encode', trained, tmp_path/'in', '--out', tmp_path/'out.safetensors'], ['encode', trained, p, '--out', tmp_path/'out.safetensors']):
         err = refused(capsys, *args)
         assert BAD[kind][1] in err and str(tmp_path/'in') in err, err
     assert [o.name for o in tmp_path.iterdir()] == ['in']
@@ -57,7 +57,7 @@ def test_bad_recording(capsys, tmp_path, trained, kind):
 def test_truncated_flac(capsys, tmp_path, trained):
     p = tone(tmp_path/'a.flac', seconds=3)
     p.write_bytes(p.read_bytes()[:20000])
-    assert f'{p}: ' in refused(capsys, 'encode', trained, p, '--out', tmp_path/'out')
+    assert f'{p}: ' in refused(capsys, 'encode', trained, p, '--out', tmp_path/'out.safetensors')
     assert [o.name for o in tmp_path.iterdir()] == ['a.flac']
 
 def test_bad_among_good(capsys, tmp_path, trained):
@@ -130,8 +130,31 @@ def test_interrupted(tmp_path):
     p.send_signal(signal.SIGINT)
     out,err = p.communicate(timeout=60)
     assert p.returncode == 130 and err.splitlines()[-1].startswith('quantizer: interrupted') and 'Traceback' not in err, err
+    Tokenizer.load(tmp_path/'run')
     assert (tmp_path/'run/checkpoints/best/state.json').is_file() and len(pd.read_csv(tmp_path/'run/log.csv')) > 0
     assert (tmp_path/'run/checkpoints').is_dir() and not list((tmp_path/'run/checkpoints').glob('.*'))
+
+def test_encode_never_overwrites_audio(capsys, tmp_path, trained):
+    p = tone(tmp_path/'a.wav')
+    before = p.read_bytes()
+    assert 'ends in .safetensors' in refused(capsys, 'encode', trained, p, '--out', p)
+    assert p.read_bytes() == before
+
+def test_shared_store_keeps_splits_apart(capsys, tmp_path):
+    "A second run with another split of the same store trains on none of its held-out recordings"
+    for i in range(12): tone(tmp_path/f'in/{i}.wav' if (tmp_path/'in').mkdir(exist_ok=True) is None else '', seconds=1+i/10)
+    args = ['mfcc-vq', *SMALL, 'model.quantizer.codebook_size=4', f'data.corpus={tmp_path/"in"}', f'data.store={tmp_path/"store"}']
+    assert run(capsys, 'train', *args, '--out', tmp_path/'a')[0] == 0
+    assert run(capsys, 'train', *args, 'data.valid=0.5', 'seed=5', '--out', tmp_path/'b')[0] == 0
+    from quantizer.all import FeatureStore, load_corpus
+    import yaml
+    corpus = load_corpus(yaml.safe_load((tmp_path/'b/config.yaml').read_text()))
+    store = FeatureStore(tmp_path/'store', corpus=corpus)
+    assert [store.index.id[i] for i in store.part('valid')] == list(corpus.part('valid').df.path) and len(store.part('valid')) == 6
+    tone(tmp_path/'in/3.wav', seconds=3)
+    assert 'another corpus' in refused(capsys, 'train', *args, '--out', tmp_path/'c')
+    code,out,_ = run(capsys, 'evaluate', tmp_path/'b', tmp_path/'in', '--split', 'valid')
+    assert code == 0
 
 def test_help_examples(capsys):
     for verb in ('train','encode','decode','evaluate','info'):

@@ -7,7 +7,8 @@ Docs: https://quantizer-dev.github.io/quantizer/data/audio.html.md"""
 # %% auto #0
 __all__ = ['AUDIO_SUFFIXES', 'AudioInfo', 'probe', 'load_audio']
 
-# %% ../../nbs/data/10_audio.ipynb #5231ded3
+# %% ../../nbs/data/10_audio.ipynb #9eb5ad4f
+import math
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, soundfile as sf, torch
@@ -18,18 +19,18 @@ from ..core import QuantizerError
 # %% ../../nbs/data/10_audio.ipynb #93fe91d3
 AUDIO_SUFFIXES = ('.wav','.flac','.mp3','.ogg','.opus','.aiff','.aif','.au')
 
-# %% ../../nbs/data/10_audio.ipynb #77124bec
+# %% ../../nbs/data/10_audio.ipynb #31e27e19
 @dataclass(frozen=True)
 class AudioInfo:
     "What the header of an audio file says"
     sample_rate:int # Samples per second
     channels:int # 1 for mono, 2 for stereo
-    frames:int # Samples per channel
+    samples:int # In each channel
     format:str # Container and sample format: `"FLAC PCM_16"`
     @property
     def duration_s(self)->float:
         "Length in seconds"
-        return self.frames/self.sample_rate
+        return self.samples/self.sample_rate
 
 # %% ../../nbs/data/10_audio.ipynb #14b901f6
 def _missing_bytes(path):
@@ -54,7 +55,7 @@ def probe(
     if missing := _missing_bytes(path): raise QuantizerError(f"{path}: truncated ({missing:,} bytes are missing)")
     return AudioInfo(i.samplerate, i.channels, i.frames, f'{i.format} {i.subtype}')
 
-# %% ../../nbs/data/10_audio.ipynb #01bf4938
+# %% ../../nbs/data/10_audio.ipynb #a1ed9f15
 def load_audio(
     path:str|Path, # An audio file
     sample_rate:int|None=16000, # Resample to this; `None` keeps the file's own rate
@@ -63,9 +64,9 @@ def load_audio(
 )->Tensor: # `(S,)` float32, mono
     "Read `path` or a span of it as mono at `sample_rate`; raises `QuantizerError` naming the file if anything is wrong with it"
     info = probe(path)
-    start,end = round(start_s*info.sample_rate),info.frames
+    start,end = round(start_s*info.sample_rate),info.samples
     if duration_s is not None and abs(start_s+duration_s-info.duration_s) > 0.01: end = round((start_s+duration_s)*info.sample_rate)
-    if not 0 <= start <= end <= info.frames:
+    if not 0 <= start <= end <= info.samples:
         raise QuantizerError(f"{path}: the span from {start_s:g} s to {end/info.sample_rate:g} s is not inside its {info.duration_s:g} s")
     n = end-start
     try: x,_ = sf.read(str(path), frames=n, start=start, dtype='float32', always_2d=True)
@@ -75,4 +76,6 @@ def load_audio(
     x = x.mean(1) if x.shape[1] > 1 else x[:,0]
     if not np.isfinite(x).all(): raise QuantizerError(f"{path}: holds NaN or infinite samples")
     x = torch.from_numpy(np.ascontiguousarray(x))
-    return x if sample_rate in (None, info.sample_rate) else resample(x, info.sample_rate, sample_rate)
+    if sample_rate in (None, info.sample_rate): return x
+    if info.sample_rate//math.gcd(info.sample_rate, sample_rate) > 4000: raise QuantizerError(f"{path}: its sample rate of {info.sample_rate:,} Hz has too little in common with {sample_rate:,} Hz to be resampled; convert it first")
+    return resample(x, info.sample_rate, sample_rate)

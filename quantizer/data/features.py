@@ -7,11 +7,12 @@ Docs: https://quantizer-dev.github.io/quantizer/data/features.html.md"""
 # %% auto #0
 __all__ = ['FEATURES', 'reflect_pad', 'FeatureExtractor', 'LogMel', 'deltas', 'MFCC', 'griffin_lim']
 
-# %% ../../nbs/data/12_features.ipynb #36106102
+# %% ../../nbs/data/12_features.ipynb #ef5859e8
+import math
 import torch
 from torch import Tensor, nn
 from torchaudio import transforms as T
-from ..core import QuantizerError, Registry, lengths_to_mask, pad_batch
+from ..core import QuantizerError, Registry, check_range, lengths_to_mask, pad_batch
 
 # %% ../../nbs/data/12_features.ipynb #186146dc
 FEATURES = Registry('feature')
@@ -27,13 +28,15 @@ def reflect_pad(
     last = lengths[:,None]-1
     return wav.gather(1, torch.where(i > last, 2*last-i, i).clamp(min=0))
 
-# %% ../../nbs/data/12_features.ipynb #ae8b34f7
+# %% ../../nbs/data/12_features.ipynb #c5da66bb
 class FeatureExtractor(nn.Module):
     "Waveforms to frames. A subclass defines `frames`, sets `dim`, and keeps each of its arguments as an attribute"
     name = None # As registered in `FEATURES`
     dim = None # `D`, values in a frame
     def __init__(self, sample_rate:int, win_length:int, hop_length:int):
         super().__init__()
+        check_range(1, math.inf, sample_rate=sample_rate, win_length=win_length, hop_length=hop_length)
+        if win_length % 2: raise QuantizerError(f"win_length is {win_length}: expected an even number")
         self.sample_rate,self.win_length,self.hop_length = sample_rate,win_length,hop_length
     @property
     def frame_rate(self)->float:
@@ -56,7 +59,7 @@ class FeatureExtractor(nn.Module):
         mask = lengths_to_mask(self.num_frames(lengths), self.num_frames(wav.shape[1]))
         return self.frames(reflect_pad(wav, lengths, self.win_length//2), mask)*mask[...,None], mask
 
-# %% ../../nbs/data/12_features.ipynb #1b7b2991
+# %% ../../nbs/data/12_features.ipynb #e0b0c7f4
 @FEATURES.register('logmel')
 class LogMel(FeatureExtractor):
     "Log-mel spectrogram, by torchaudio"
@@ -67,6 +70,7 @@ class LogMel(FeatureExtractor):
         hop_length:int=160, # Samples from frame to frame
     ):
         super().__init__(sample_rate, win_length, hop_length)
+        check_range(1, win_length//2, n_mels=n_mels)
         self.n_mels = self.dim = n_mels
         self.mel = T.MelSpectrogram(sample_rate, n_fft=win_length, hop_length=hop_length, n_mels=n_mels, center=False)
     def frames(self, wav, mask): return (self.mel(wav) + 1e-6).log().mT
@@ -83,7 +87,7 @@ def deltas(
     def _at(k): return x.gather(1, (t+k).clamp(min=0).minimum(last)[...,None].expand_as(x))
     return sum(k*(_at(k)-_at(-k)) for k in range(1, n+1)) / (2*sum(k*k for k in range(1, n+1)))
 
-# %% ../../nbs/data/12_features.ipynb #5bd757b6
+# %% ../../nbs/data/12_features.ipynb #50acd042
 @FEATURES.register('mfcc')
 class MFCC(FeatureExtractor):
     "Mel-frequency cepstral coefficients and their deltas, by torchaudio"
@@ -96,6 +100,8 @@ class MFCC(FeatureExtractor):
         hop_length:int=160, # Samples from frame to frame
     ):
         super().__init__(sample_rate, win_length, hop_length)
+        check_range(1, win_length//2, n_mels=n_mels, n_mfcc=n_mfcc)
+        check_range(0, 4, deltas=deltas)
         if n_mfcc > n_mels: raise QuantizerError(f"n_mfcc is {n_mfcc}: there cannot be more coefficients than the {n_mels} mel bands")
         self.n_mfcc,self.n_mels,self.deltas,self.dim = n_mfcc,n_mels,deltas,n_mfcc*(1+deltas)
         self.mfcc = T.MFCC(sample_rate, n_mfcc, log_mels=True, melkwargs=dict(n_fft=win_length, hop_length=hop_length, n_mels=n_mels, center=False))
@@ -104,7 +110,7 @@ class MFCC(FeatureExtractor):
         for _ in range(self.deltas): res.append(deltas(res[-1], mask))
         return torch.cat(res, -1)
 
-# %% ../../nbs/data/12_features.ipynb #37a33abb
+# %% ../../nbs/data/12_features.ipynb #5ee7372c
 def griffin_lim(
     feats:Tensor, # `(T,D)` frames of `logmel`
     logmel:LogMel, # The extractor that made them
@@ -112,7 +118,8 @@ def griffin_lim(
 )->Tensor: # `(S,)` waveform
     "A preview of log-mel frames as sound; its start phases are fixed, so the same frames give the same sound"
     n_fft = logmel.win_length
-    power = (feats.float().exp()-1e-6).clamp(min=0) @ torch.linalg.pinv(logmel.mel.mel_scale.fb)
+    feats = feats.to(logmel.mel.mel_scale.fb)
+    power = (feats.exp()-1e-6).clamp(min=0) @ torch.linalg.pinv(logmel.mel.mel_scale.fb)
     gl = T.GriffinLim(n_fft, n_iter, hop_length=logmel.hop_length, power=2., rand_init=False)
     wav = gl(power.clamp(min=0).T)
-    return wav/max(1., float(wav.abs().max()))
+    return (wav/max(1., float(wav.abs().max()))).cpu()

@@ -62,7 +62,7 @@ def collate(
     feats,mask = pad_batch([x for x,_ in items])
     return feats, mask, torch.tensor([i for _,i in items])
 
-# %% ../../nbs/data/14_loaders.ipynb #3d1d3570
+# %% ../../nbs/data/14_loaders.ipynb #e1867848
 def feature_loaders(
     store:FeatureStore, # With a split
     batch_size:int=32, # Recordings in a batch, in each process
@@ -72,10 +72,11 @@ def feature_loaders(
 )->DataLoaders:
     "Training crops, and whole validation recordings"
     for o in ('train','valid'):
-        if not store.part(o): raise QuantizerError(f"{store.path}: no recording that could be used is in the '{o}' part")
+        if not store.part(o): raise QuantizerError(f"no recording that could be used is in the '{o}' part" + ''.join(f'; {len(store.problems)} were skipped, the first: {p}' for p in list(store.problems.values())[:1]))
     crop = max(1, round(crop_s*store.frame_rate))
     def _loader(split, crop):
         items = store.part(split)
         order = BatchOrder(items, np.minimum(store.frames[items], crop or np.inf), batch_size, split == 'train', seed)
-        return DataLoader(Frames(store, crop, seed), batch_sampler=order, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0)
+        return DataLoader(Frames(store, crop, seed), batch_sampler=order, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0,
+            generator=torch.Generator()) # workers draw their seeds from this, not from the numbers that training uses
     return DataLoaders(_loader('train', crop), _loader('valid', None))

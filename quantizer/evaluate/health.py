@@ -35,7 +35,7 @@ def codebook_health(
     return dict(usage=(counts > 0).double().mean().item(), dead=int((counts == 0).sum()), perplexity=(2**entropy).mean().item(),
         entropy=entropy.mean().item(), bitrate=token_rate*Q*math.log2(K), tokens=int(counts[0].sum()), codebook_size=K)
 
-# %% ../../nbs/evaluate/40_health.ipynb #0695826b
+# %% ../../nbs/evaluate/40_health.ipynb #8ffd90b8
 def verdict(
     health:dict, # From `codebook_health`
 )->str: # One sentence
@@ -43,8 +43,8 @@ def verdict(
     K,use,ppl = health['codebook_size'],health['usage'],health['perplexity']
     said = f"{100*use:.0f} % of {K:,} codes in use, perplexity {ppl:.0f}"
     if health['tokens'] < 4*K: return f"too few tokens to judge: {health['tokens']:,} for {K:,} codes ({said})"
-    if ppl < 2 or ppl < 0.02*K: return f"collapsed: {said}. Nearly all frames share a few codes: try a lower learning rate, k-means initialisation, or revival of dead codes"
-    if use < 0.5: return f"mostly dead: {said}. Try revival of dead codes, k-means initialisation, or a smaller codebook"
+    if ppl < 2 or ppl < 0.02*K: return f"collapsed: {said}. Nearly all frames share a few codes: try a lower learning rate, and with 'vq' k-means initialisation and revival, with others a larger diversity or entropy loss"
+    if use < 0.5: return f"mostly dead: {said}. Try longer training or a smaller codebook, with 'vq' k-means initialisation and revival"
     if use < 0.9: return f"partly dead: {said}. More training or a smaller codebook may help"
     if ppl < 0.2*K: return f"skewed: {said}. A few codes do most of the work: more training or a diversity loss may help"
     return f"healthy: {said}"

@@ -38,7 +38,7 @@ def _describe(codes, words, nre, codebook_size, token_rate):
     purity = dict(zip(('word_purity','word_purity_chance'), word_purity([codes[i][:,0] for i in single], [words[i] for i in single]) if len({words[i] for i in single}) > 1 else (None,None)))
     return dict(nre=nre, **health, token_rate=token_rate, **purity, verdict=verdict(health), recordings=len(codes), counts=counts.tolist())
 
-# %% ../../nbs/evaluate/43_measure.ipynb #9e8a08ec
+# %% ../../nbs/evaluate/43_measure.ipynb #7c4c5499
 @torch.no_grad()
 def evaluate(
     tokenizer:Tokenizer,
@@ -49,7 +49,9 @@ def evaluate(
     m = tokenizer.model
     for i in range(len(corpus)):
         try: feats,mask = tokenizer.features(corpus.audio(i, tokenizer.sample_rate), tokenizer.sample_rate)
-        except QuantizerError as e: problems[corpus.id(i)] = str(e); continue
+        except QuantizerError as e:
+            problems[corpus.id(i)] = str(e) if str(corpus.file(i)) in str(e) else f'{corpus.file(i)}: {e}'
+            continue
         c = m.encode(feats, mask)
         nre.add(m.normalise(feats), m.normalise(m.decode(c, mask)), mask)
         codes.append(c[0].cpu())
@@ -57,14 +59,15 @@ def evaluate(
     if not codes: raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(problems.values()))}")
     return _describe(codes, words, nre.value, tokenizer.codebook_size, tokenizer.token_rate) | dict(problems=problems, tokenizer=tokenizer.fingerprint)
 
-# %% ../../nbs/evaluate/43_measure.ipynb #731cbe90
+# %% ../../nbs/evaluate/43_measure.ipynb #4d97cb78
 def kmeans_baseline(
     store:FeatureStore, # With a split
     codebook_size:int, # `K`
     downsample:int, # Frames in a token
     iters:int=30, # Rounds of k-means
+    max_vectors:int=500_000, # Fit on this many at most, drawn at random
     seed:int=0,
-)->dict: # As `evaluate` gives it
+)->dict|None: # As `evaluate` gives it; `None` where every recording is shorter than a token
     "K-means on stacked frames: fitted on the training part, measured on the validation part"
     mean,std = store.mean_std(store.part('train'))
     def _stack(i):
@@ -72,7 +75,9 @@ def kmeans_baseline(
         return x[:len(x)//downsample*downsample].reshape(-1, downsample*store.dim)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        centres = kmeans(torch.cat([_stack(i) for i in store.part('train')]), codebook_size, iters)
+        frames = torch.cat([_stack(i) for i in store.part('train')])
+        if not len(frames): return None
+        centres = kmeans(frames[torch.randperm(len(frames))[:max_vectors]], codebook_size, iters)
     codes,words,nre = [],[],NRE()
     for i in store.part('valid'):
         x = _stack(i)
@@ -81,4 +86,4 @@ def kmeans_baseline(
         nre.add(*(o.view(1, -1, store.dim) for o in (x, centres[c])), torch.ones(1, len(x)*downsample, dtype=torch.bool))
         codes.append(c[:,None])
         words.append(store.index.text[i])
-    return _describe(codes, words, nre.value, codebook_size, store.frame_rate/downsample)
+    return _describe(codes, words, nre.value, codebook_size, store.frame_rate/downsample) if codes else None

@@ -34,7 +34,7 @@ def _table(rows, head):
 
 def _number(v): return '–' if v is None else f'{v:,.0f}' if abs(v) >= 100 else f'{v:.3g}'
 
-# %% ../../nbs/evaluate/44_report.ipynb #48907640
+# %% ../../nbs/evaluate/44_report.ipynb #a25238f4
 def plot_curves(
     log:pd.DataFrame, # `log.csv`
     steps:pd.DataFrame, # `steps.csv`
@@ -45,7 +45,7 @@ def plot_curves(
     a.plot(steps.step, steps.loss, lw=0.6, color='silver', label='steps')
     a.plot(log.step, log.train_loss, label='train')
     a.plot(log.step, log.valid_loss, label='validation')
-    a.set(title='loss', xlabel='step', yscale='log')
+    a.set(title='loss', xlabel='step', ylim=(0, None))
     a.legend()
     b.plot(log.step, log.nre)
     b.set(title='reconstruction error (validation)', xlabel='step', ylim=(0, None))
@@ -70,7 +70,7 @@ def plot_usage(
     ax.legend()
     return fig
 
-# %% ../../nbs/evaluate/44_report.ipynb #92aa2dcb
+# %% ../../nbs/evaluate/44_report.ipynb #05cfd7e7
 def plot_features(
     x, # `(T,D)` normalised features
     y, # `(T,D)` their reconstruction
@@ -85,11 +85,12 @@ def plot_features(
         ax.imshow(np.asarray(o).T, origin='lower', aspect='auto', interpolation='nearest', extent=(0, end, 0, x.shape[1]), vmin=-2.5, vmax=2.5)
         ax.set_ylabel(title)
     axs[1].imshow(np.asarray(codes).T, aspect='auto', extent=(0, end, 0, codes.shape[1]), cmap='prism', interpolation='nearest')
-    axs[1].set(ylabel='tokens', yticks=[])
+    axs[1].set_ylabel('tokens', rotation=0, ha='right', va='center')
+    axs[1].set_yticks([])
     axs[2].set_xlabel('seconds')
     return fig
 
-# %% ../../nbs/evaluate/44_report.ipynb #2a20ba65
+# %% ../../nbs/evaluate/44_report.ipynb #feed91a9
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}h1{margin-bottom:0}
 h2{margin-top:1.8em;border-bottom:1px solid #ddd}img{max-width:100%}table{border-collapse:collapse}td,th{padding:.25em .8em;text-align:left;border-bottom:1px solid #eee;vertical-align:top}
 td:nth-child(2),td:nth-child(3),th:nth-child(2),th:nth-child(3){text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.wide{overflow-x:auto}.verdict{font-size:1.1em;padding:.6em 1em;background:#f3f6fa;border-left:4px solid #4477aa}
@@ -99,9 +100,10 @@ def report_example(
     tokenizer:Tokenizer,
     corpus:Corpus,
     i:int, # Recording
+    seconds:float=10., # At most
 )->str: # HTML
     "One recording: its features, tokens, and what they decode to, with players"
-    wav = corpus.audio(i, tokenizer.sample_rate)
+    wav = corpus.audio(i, tokenizer.sample_rate)[:int(seconds*tokenizer.sample_rate)]
     feats,mask = tokenizer.features(wav, tokenizer.sample_rate)
     codes = tokenizer.model.encode(feats, mask)
     back = tokenizer.model.decode(codes, mask)
@@ -110,10 +112,10 @@ def report_example(
     players = 'original ' + _player(wav, tokenizer.sample_rate)
     if tokenizer.has_audio:
         players += ' &ensp; from tokens ' + _player(tokenizer.to_audio(back[0]), tokenizer.sample_rate)
-    fig = plot_features(m.normalise(feats)[0], m.normalise(back)[0], codes[0], tokenizer.extractor.frame_rate)
+    fig = plot_features(*(o[0].cpu() for o in (m.normalise(feats), m.normalise(back), codes)), tokenizer.extractor.frame_rate)
     return f'<figure><figcaption><b>{html.escape(title)}</b> <span class="note">{html.escape(corpus.id(i))}</span></figcaption>{_picture(fig, "features of "+title)}<br>{players}</figure>'
 
-# %% ../../nbs/evaluate/44_report.ipynb #8ba605e3
+# %% ../../nbs/evaluate/44_report.ipynb #b147dd52
 def write_report(
     path:str|Path, # HTML file to write
     title:str, # What was trained
@@ -132,7 +134,7 @@ def write_report(
     order = np.argsort([-(d if d == d else 0) for d in corpus.df.duration_s.to_numpy()], kind='stable')
     picks = [order[int(o)] for o in np.linspace(0, len(order)-1, min(examples, len(order)))]
     parts = [f'<h1>{html.escape(title)}</h1>', f'<p class="note">{html.escape(repr(tokenizer))}</p>', f'<p class="verdict">The codebook is {html.escape(own["verdict"])}.</p>',
-        f'<h2>Measures</h2><p>On {own["recordings"]} validation recordings, {own["tokens"]:,} tokens.</p>', _table(rows, ['', *measures, '']),
+        f'<h2>Measures</h2><p>On {own["recordings"]} validation recordings, {own["tokens"]:,} tokens.' + (f' The tokenizer has the weights of epoch {own["epoch"]}, which had the lowest loss on these recordings.' if 'epoch' in own else '') + '</p>', _table(rows, ['', *measures, '']),
         '<h2>Training</h2>', _picture(plot_curves(log, steps), 'curves of the training'),
         '<h2>Use of the codes</h2>', _picture(plot_usage(own['counts']), 'share of each code'),
         '<h2>Recordings through tokens</h2>', '<p>Validation recordings: normalised features, the tokens (a colour for each code), and what they decode to.'

@@ -7,7 +7,8 @@ Docs: https://quantizer-dev.github.io/quantizer/models/autoencoder.html.md"""
 # %% auto #0
 __all__ = ['Reconstruction', 'SpeechQuantizer', 'check_model', 'build_model']
 
-# %% ../../nbs/models/32_autoencoder.ipynb #c61f1fb9
+# %% ../../nbs/models/32_autoencoder.ipynb #67e2365a
+import math
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from ..core import QuantizerError, check_args, lengths_to_mask, nearest_name
 from .backbones import DECODERS, ENCODERS
 from .losses import LOSSES
 from ..quantizers.base import NO_CODE, QUANTIZERS, Quantizer
-import quantizer.quantizers.gumbel, quantizer.quantizers.vq
+import quantizer.quantizers.gumbel, quantizer.quantizers.scalar, quantizer.quantizers.simvq, quantizer.quantizers.vq # they register themselves
 
 # %% ../../nbs/models/32_autoencoder.ipynb #da9410c3
 @dataclass
@@ -28,7 +29,7 @@ class Reconstruction:
     loss:Tensor # Scalar, to be minimised
     losses:dict # Name -> scalar, not weighted
 
-# %% ../../nbs/models/32_autoencoder.ipynb #be7abdc7
+# %% ../../nbs/models/32_autoencoder.ipynb #67255cdd
 class SpeechQuantizer(nn.Module):
     "Encoder, quantizer and decoder, with their losses"
     def __init__(self,
@@ -54,7 +55,7 @@ class SpeechQuantizer(nn.Module):
         mask:Tensor, # `(B,T)`
     )->Reconstruction:
         "Reconstruct a batch through its tokens; in training mode the quantizer learns"
-        x = self.normalise(feats)*mask[...,None]
+        x = self.normalise(feats).masked_fill(~mask[...,None], 0)
         z,token_mask = self.encoder(x, mask)
         quantized = self.quantizer(z, token_mask)
         y = self.decoder(quantized.z_q, token_mask, mask)
@@ -69,7 +70,7 @@ class SpeechQuantizer(nn.Module):
     )->Tensor: # `(B,T',Q)` codes, -1 where padded
         "Features to tokens"
         if mask is None: mask = torch.ones(feats.shape[:2], dtype=torch.bool, device=feats.device)
-        return self.quantizer.encode(*self.encoder(self.normalise(feats)*mask[...,None], mask))
+        return self.quantizer.encode(*self.encoder(self.normalise(feats), mask))
 
     @torch.no_grad()
     def decode(self,
@@ -82,7 +83,7 @@ class SpeechQuantizer(nn.Module):
         y = self.decoder(self.quantizer.decode(codes), token_mask, mask)
         return (y*self.std+self.mean)*mask[...,None]
 
-# %% ../../nbs/models/32_autoencoder.ipynb #c03e4c00
+# %% ../../nbs/models/32_autoencoder.ipynb #59367365
 _GIVEN = dict(encoder=('dim_in','dim_out'), quantizer=(), decoder=('dim_in','dim_out','upsample'))
 
 def _part(kind, registry, block):
@@ -97,7 +98,7 @@ def check_model(
     block = check_args(_check, block, 'model')
     quantizer,losses = dict(block['quantizer']),{}
     for k,w in block['losses'].items():
-        if isinstance(w, bool) or not isinstance(w, (int,float)): raise QuantizerError(f"'model.losses.{k}' is {w!r}: expected a number")
+        if isinstance(w, bool) or not isinstance(w, (int,float)) or not 0 <= w < math.inf: raise QuantizerError(f"'model.losses.{k}' is {w!r}: expected a number, 0 or more")
         if k in LOSSES: losses[k] = float(w)
         else:
             params = QUANTIZERS[quantizer.get('name')].__init__.__annotations__

@@ -7,11 +7,12 @@ Docs: https://quantizer-dev.github.io/quantizer/models/backbones.html.md"""
 # %% auto #0
 __all__ = ['ENCODERS', 'DECODERS', 'downsample_mask', 'ConvBlock', 'ConvEncoder', 'ConvDecoder']
 
-# %% ../../nbs/models/30_backbones.ipynb #231f3947
+# %% ../../nbs/models/30_backbones.ipynb #b51afd7e
+import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import QuantizerError, Registry
+from ..core import QuantizerError, Registry, check_range
 
 # %% ../../nbs/models/30_backbones.ipynb #06c0efd8
 ENCODERS,DECODERS = Registry('encoder'),Registry('decoder')
@@ -37,12 +38,15 @@ class ConvBlock(nn.Module):
         h = F.gelu(self.norm(x.mT).mT)*m
         return x + self.dropout(self.out(F.gelu(self.conv(h))))
 
-# %% ../../nbs/models/30_backbones.ipynb #dcbc1683
+# %% ../../nbs/models/30_backbones.ipynb #b67f8919
 def _blocks(n, width, kernel, dropout):
+    check_range(1, math.inf, kernel=kernel, width=width)
+    check_range(0, math.inf, blocks=n)
+    check_range(0, 0.99, dropout=dropout)
     if kernel % 2 == 0: raise QuantizerError(f"kernel is {kernel}: expected an odd number")
     return nn.ModuleList([ConvBlock(width, kernel, dropout) for _ in range(n)])
 
-# %% ../../nbs/models/30_backbones.ipynb #abc06a03
+# %% ../../nbs/models/30_backbones.ipynb #ff654da5
 @ENCODERS.register('conv')
 class ConvEncoder(nn.Module):
     "Residual convolutions, `downsample` frames to a vector"
@@ -56,10 +60,10 @@ class ConvEncoder(nn.Module):
         dropout:float=0., # In each block
     ):
         super().__init__()
-        if downsample < 1: raise QuantizerError(f"downsample is {downsample}: expected 1 or more")
+        check_range(1, math.inf, downsample=downsample)
         self.downsample = downsample
-        self.inp = nn.Conv1d(dim_in, width, kernel, padding=kernel//2)
         self.before = _blocks(blocks, width, kernel, dropout)
+        self.inp = nn.Conv1d(dim_in, width, kernel, padding=kernel//2)
         self.down = nn.Conv1d(width, width, downsample, downsample)
         self.after = _blocks(blocks, width, kernel, dropout)
         self.out = nn.Conv1d(width, dim_out, 1)
@@ -71,14 +75,14 @@ class ConvEncoder(nn.Module):
         short = -x.shape[1] % self.downsample
         x,mask = F.pad(x, (0,0,0,short)),F.pad(mask, (0,short))
         m = mask[:,None].to(x.dtype)
-        h = self.inp(x.mT*m)
+        h = self.inp(x.mT.masked_fill(m == 0, 0))
         for b in self.before: h = b(h, m)
         h,mask = self.down(h*m),downsample_mask(mask, self.downsample)
         m = mask[:,None].to(x.dtype)
         for b in self.after: h = b(h, m)
         return (self.out(h)*m).mT, mask
 
-# %% ../../nbs/models/30_backbones.ipynb #f4783839
+# %% ../../nbs/models/30_backbones.ipynb #4d3378c8
 @DECODERS.register('conv')
 class ConvDecoder(nn.Module):
     "Residual convolutions, a vector to `upsample` frames"
@@ -92,8 +96,8 @@ class ConvDecoder(nn.Module):
         dropout:float=0., # In each block
     ):
         super().__init__()
-        self.inp = nn.Conv1d(dim_in, width, kernel, padding=kernel//2)
         self.before = _blocks(blocks, width, kernel, dropout)
+        self.inp = nn.Conv1d(dim_in, width, kernel, padding=kernel//2)
         self.up = nn.ConvTranspose1d(width, width, upsample, upsample)
         self.after = _blocks(blocks, width, kernel, dropout)
         self.out = nn.Conv1d(width, dim_out, 1)
@@ -104,7 +108,7 @@ class ConvDecoder(nn.Module):
     )->Tensor: # `(B,T,dim_out)`, zero where padded
         "Decode"
         m = token_mask[:,None].to(z.dtype)
-        h = self.inp(z.mT*m)
+        h = self.inp(z.mT.masked_fill(m == 0, 0))
         for b in self.before: h = b(h, m)
         h,m = self.up(h*m)[:,:,:mask.shape[1]],mask[:,None].to(z.dtype)
         for b in self.after: h = b(h, m)

@@ -16,13 +16,13 @@ from ..core import Registry
 # %% ../../nbs/models/31_losses.ipynb #b7529250
 LOSSES = Registry('loss')
 
-# %% ../../nbs/models/31_losses.ipynb #9e472fd1
+# %% ../../nbs/models/31_losses.ipynb #e39c7a36
 def masked_mean(
     x:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
 )->Tensor: # Scalar
     "Mean over the values of real frames; 0 where there is none"
-    return (x*mask[...,None]).sum()/(mask.sum()*x.shape[-1]).clamp(min=1)
+    return x.masked_fill(~mask[...,None], 0).sum()/(mask.sum()*x.shape[-1]).clamp(min=1)
 
 # %% ../../nbs/models/31_losses.ipynb #00531561
 @LOSSES.register('mse')

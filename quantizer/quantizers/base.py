@@ -40,7 +40,7 @@ def straight_through(
     "`q` forward, the identity backward"
     return _StraightThrough.apply(z, q)
 
-# %% ../../nbs/quantizers/20_base.ipynb #dd7e6c5f
+# %% ../../nbs/quantizers/20_base.ipynb #311365d8
 class Quantizer(nn.Module):
     "The contract, and all of it that does not depend on the family"
     name = None # As registered in `QUANTIZERS`
@@ -74,8 +74,11 @@ class Quantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             x = z[mask].float()
             if not torch.isfinite(x).all(): raise FloatingPointError(f"quantizer '{self.name}': its input holds NaN or infinite values")
-            q,codes,losses = self.quantize(x) if len(x) else (x, x.new_zeros(0, self.num_codebooks, dtype=torch.long), {k:x.sum() for k in self.weights})
+            q,codes,losses = self.quantize(x)
             loss = sum((self.weights[k]*v for k,v in losses.items() if k in self.weights), x.new_zeros(()))
+        if not self.training: # by the same road as `encode` and `decode`, so that not even rounding differs
+            all_codes = self.encode(z, mask)
+            return Quantized(self.decode(all_codes).to(z.dtype), all_codes, loss, losses)
         z_q = torch.zeros_like(z).masked_scatter(mask[...,None], q.to(z.dtype))
         all_codes = codes.new_full((*mask.shape, self.num_codebooks), NO_CODE).masked_scatter(mask[...,None], codes)
         return Quantized(z_q, all_codes, loss, losses)
@@ -87,7 +90,7 @@ class Quantizer(nn.Module):
     )->Tensor: # `(B,T,Q)` int64
         "Codes alone"
         self._check(z, mask)
-        with torch.autocast(z.device.type, enabled=False): codes = self.assign(z.reshape(-1, self.dim).float()).view(*z.shape[:2], -1)
+        with torch.autocast(z.device.type, enabled=False): codes = self.assign((z if mask is None else z.masked_fill(~mask[...,None], 0)).reshape(-1, self.dim).float()).view(*z.shape[:2], -1)
         return codes if mask is None else codes.masked_fill(~mask[...,None], NO_CODE)
 
     def decode(self,

@@ -64,7 +64,7 @@ def check_round_trip(make):
             outs.append(o(z, mask))
         assert torch.equal(outs[0].z_q, outs[1].z_q) and torch.equal(outs[0].loss, outs[1].loss), 'training goes on equally from state_dict'
 
-# %% ../../nbs/quantizers/29_contract.ipynb #2d6d5006
+# %% ../../nbs/quantizers/29_contract.ipynb #f58da67e
 def check_padding(make):
     "More padding, whatever it is filled with, changes no code, no loss, no gradient and no state"
     def _run(pad, fill):
@@ -79,9 +79,11 @@ def check_padding(make):
             res += [out.codes[mask], out.z_q[mask].detach(), out.loss.detach(), z.grad[mask]]
         z,mask = _batch(q.dim, pad, fill)
         return res + [q.eval().encode(z, mask)[mask]] + list(q.state_dict().values())
-    for a,b in zip(_run(0, 0.), _run(33, 1e4)): assert torch.equal(a, b), 'padding changes nothing'
+    plain = _run(0, 0.)
+    for fill in (1e4, torch.nan):
+        for a,b in zip(plain, _run(33, fill)): assert torch.equal(a, b), 'padding changes nothing'
 
-# %% ../../nbs/quantizers/29_contract.ipynb #ccb889c9
+# %% ../../nbs/quantizers/29_contract.ipynb #5518db72
 def check_gradient(q):
     "Gradients reach the encoder from the output and from the loss"
     z,mask = _batch(q.dim)
@@ -90,12 +92,17 @@ def check_gradient(q):
     (res.z_q*torch.randn_like(res.z_q)).sum().backward()
     assert (z.grad[mask].abs().sum(-1) > 0).all(), 'each real frame gets a gradient from z_q'
     assert torch.isfinite(z.grad).all()
+    if q.weights:
+        z.grad = None
+        q(z, mask).loss.backward()
+        assert (z.grad[mask].abs().sum(-1) > 0).any() and torch.isfinite(z.grad).all(), 'the loss has a gradient for z'
 
-# %% ../../nbs/quantizers/29_contract.ipynb #db1ad868
+# %% ../../nbs/quantizers/29_contract.ipynb #70db3cf3
 def check_precision(q):
     "Under bfloat16 autocast the codebook stays float32, and so do codes and state"
     z,mask = _batch(q.dim)
     kinds = {k:v.dtype for k,v in q.state_dict().items()}
+    assert all(o == torch.float32 for o in kinds.values() if o.is_floating_point), 'codebooks and statistics are float32'
     with torch.autocast('cpu', torch.bfloat16): q.train()(z.bfloat16(), mask)
     assert {k:v.dtype for k,v in q.state_dict().items()} == kinds, 'state keeps its types'
     q.eval()

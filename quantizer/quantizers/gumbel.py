@@ -7,14 +7,16 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/gumbel.html.md"""
 # %% auto #0
 __all__ = ['GumbelVQ']
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #067c4383
+# %% ../../nbs/quantizers/23_gumbel.ipynb #68d3a3c7
+import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import QuantizerError
+from ..core import QuantizerError, check_range
 from .base import QUANTIZERS, Quantizer
+from .ranks import all_sum, union_sum
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #a750837f
+# %% ../../nbs/quantizers/23_gumbel.ipynb #c667b90f
 @QUANTIZERS.register('gumbel')
 class GumbelVQ(Quantizer):
     "A linear layer scores the codes; one is drawn by Gumbel-Softmax"
@@ -27,6 +29,7 @@ class GumbelVQ(Quantizer):
     ):
         super().__init__(dim, codebook_size)
         if temperature <= 0: raise QuantizerError(f"temperature is {temperature}: expected more than 0")
+        check_range(0, math.inf, diversity_weight=diversity_weight)
         self.hard,self.weights = hard,dict(diversity=diversity_weight)
         self.scores = nn.Linear(dim, codebook_size)
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
@@ -37,7 +40,7 @@ class GumbelVQ(Quantizer):
 
     def quantize(self, x):
         scores = self.scores(x)
-        mean = scores.softmax(1).mean(0)
+        mean = union_sum(scores.softmax(1).sum(0))/all_sum(torch.tensor(float(len(x)), device=x.device)).clamp(min=1)
         losses = dict(diversity=1 - (-(mean*mean.clamp(min=1e-9).log()).sum()).exp()/self.codebook_size)
         if not self.training:
             codes = scores.argmax(1, keepdim=True)

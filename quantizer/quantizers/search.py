@@ -7,10 +7,11 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/search.html.md"""
 # %% auto #0
 __all__ = ['CHUNK', 'nearest', 'kmeans']
 
-# %% ../../nbs/quantizers/21_search.ipynb #c07af6a3
+# %% ../../nbs/quantizers/21_search.ipynb #819a3d02
 import torch
 from torch import Tensor
 from ..core import QuantizerError
+from .ranks import all_sum, pick_rows
 
 # %% ../../nbs/quantizers/21_search.ipynb #dfbe0264
 CHUNK = 2**20 # Scores to hold at a time: 4 MB
@@ -30,25 +31,32 @@ def nearest(
         codes[i:i+rows] = torch.addmm(bias, part, codebook.T, out=scores[:len(part)]).argmax(1)
     return codes
 
-# %% ../../nbs/quantizers/21_search.ipynb #bb4d5141
+# %% ../../nbs/quantizers/21_search.ipynb #fc0df689
+def _pick(x, n, generator): return x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
+
 @torch.no_grad()
 def kmeans(
-    x:Tensor, # `(N,D)`, `N` at least 1
+    x:Tensor, # `(N,D)`, at least one
     k:int, # Centres
     iters:int=10, # Rounds
+    generator:torch.Generator|None=None, # Of the draws, on the CPU
+    across_ranks:bool=False, # Over the frames of all ranks; then every rank must call it, with its generator in the same state
 )->Tensor: # `(k,D)` centres
     "Lloyd's k-means from randomly drawn vectors"
-    if not len(x): raise QuantizerError("k-means needs at least one vector")
     x = x.float()
-    centres = x[torch.randperm(len(x), device=x.device)[:k]]
-    if len(x) < k:
-        more = x[torch.randint(len(x), (k-len(x),), device=x.device)]
-        centres = torch.cat([centres, more + 0.01*x.std(0, unbiased=False).clamp(min=1e-3)*torch.randn_like(more)])
-    for _ in range(iters if len(x) > k else 0):
+    total,pick = (all_sum,pick_rows) if across_ranks else (lambda o: o, _pick)
+    n = int(total(torch.tensor(len(x), device=x.device)))
+    if not n: raise QuantizerError("k-means needs at least one vector")
+    centres = pick(x, k, generator)
+    if n < k:
+        more = centres[torch.randint(n, (k-n,), generator=generator).to(x.device)]
+        spread = centres.std(0, unbiased=False).clamp(min=1e-3)
+        return torch.cat([centres, more + 0.01*spread*torch.randn(k-n, x.shape[1], generator=generator).to(x)])
+    for _ in range(iters if n > k else 0):
         codes = nearest(x, centres)
-        n = torch.bincount(codes, minlength=k)
-        sums = torch.zeros_like(centres).index_add_(0, codes, x)
-        lost = n == 0
-        centres = sums/n.clamp(min=1)[:,None]
-        centres[lost] = x[torch.randint(len(x), (int(lost.sum()),), device=x.device)]
+        counts = total(torch.bincount(codes, minlength=k))
+        sums = total(torch.zeros_like(centres).index_add_(0, codes, x))
+        lost = counts == 0
+        centres = sums/counts.clamp(min=1)[:,None]
+        if lost.any(): centres[lost] = pick(x, int(lost.sum()), generator)
     return centres

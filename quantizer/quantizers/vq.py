@@ -7,16 +7,19 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/vq.html.md"""
 # %% auto #0
 __all__ = ['VQ']
 
-# %% ../../nbs/quantizers/22_vq.ipynb #42ba0d13
+# %% ../../nbs/quantizers/22_vq.ipynb #8b1b4f79
+import math
 from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
+from ..core import check_range
 from .base import QUANTIZERS, Quantizer, straight_through
+from .ranks import all_sum, pick_rows, union_mean
 from .search import kmeans, nearest
 
-# %% ../../nbs/quantizers/22_vq.ipynb #155883b4
+# %% ../../nbs/quantizers/22_vq.ipynb #3d62417e
 @QUANTIZERS.register('vq')
 class VQ(Quantizer):
     "A codebook of vectors; the nearest one wins"
@@ -31,6 +34,9 @@ class VQ(Quantizer):
         revive_below:float=0.1, # A code is dead below this share of the mean usage; 0 never revives
     ):
         super().__init__(dim, codebook_size)
+        check_range(0, 0.9999, decay=decay)
+        check_range(0, 0.9, revive_below=revive_below)
+        check_range(0, math.inf, kmeans_iters=kmeans_iters, commitment_weight=commitment_weight, codebook_weight=codebook_weight)
         self.learn_by,self.decay,self.kmeans_iters,self.revive_below = codebook,decay,kmeans_iters,revive_below
         self.weights = dict(commitment=commitment_weight) | (dict(codebook=codebook_weight) if codebook == 'gradient' else {})
         start = torch.randn(codebook_size, dim)
@@ -38,50 +44,61 @@ class VQ(Quantizer):
         else:
             self.register_buffer('codebook', start)
             self.register_buffer('sums', torch.zeros(codebook_size, dim))
-        self.register_buffer('usage', torch.zeros(codebook_size)) # moving average of how many frames choose each code
+        self.register_buffer('counts', torch.zeros(codebook_size)) # moving average of how many frames choose each code
         self.register_buffer('started', torch.tensor(False))
+        self.register_buffer('draws', torch.randint(2**48, ())) # seeds the next random draw, on all ranks alike
 
     def assign(self, x): return nearest(x, self.codebook)[:,None]
     def lookup(self, codes): return F.embedding(codes[:,0], self.codebook)
 
     def quantize(self, x):
-        if self.training and not self.started: self.start(x.detach())
+        with torch.no_grad():
+            if self.training and not self.started: self.start(x)
         codes = self.assign(x)
         q = self.lookup(codes)
-        losses = dict(commitment=F.mse_loss(x, q.detach()))
-        if self.learn_by == 'gradient': losses['codebook'] = F.mse_loss(q, x.detach())
-        res = straight_through(x, q.detach())
-        if self.training: self.update(x.detach(), codes[:,0])
-        return res, codes, losses
+        losses = dict(commitment=union_mean((x-q.detach()).pow(2)))
+        if self.learn_by == 'gradient': losses['codebook'] = union_mean((q-x.detach()).pow(2))
+        z_q = straight_through(x, q.detach()) # a copy: the codes move below
+        with torch.no_grad():
+            if self.training: self.update(x, codes[:,0])
+        return z_q, codes, losses
 
-# %% ../../nbs/quantizers/22_vq.ipynb #ce2f3317
+# %% ../../nbs/quantizers/22_vq.ipynb #156c7194
 @patch
-@torch.no_grad()
+def _generator(self:VQ):
+    self.draws += 1
+    return torch.Generator().manual_seed(int(self.draws))
+
+@patch
 def start(self:VQ, x:Tensor):
     "Start the codebook where the vectors `(N,D)` are, and all codes as equally used"
-    if self.kmeans_iters: self.codebook.copy_(kmeans(x, self.codebook_size, self.kmeans_iters))
-    self.usage.fill_(len(x)/self.codebook_size)
-    if self.learn_by == 'ema': self.sums.copy_(self.codebook*self.usage[:,None])
+    n = int(all_sum(torch.tensor(len(x), device=x.device)))
+    if not n: return
+    if self.kmeans_iters: self.codebook.copy_(kmeans(x, self.codebook_size, self.kmeans_iters, self._generator(), across_ranks=True))
+    self.counts.fill_(n/self.codebook_size)
+    if self.learn_by == 'ema': self.sums.copy_(self.codebook*self.counts[:,None])
     self.started.fill_(True)
 
-# %% ../../nbs/quantizers/22_vq.ipynb #58b4570d
+# %% ../../nbs/quantizers/22_vq.ipynb #887ea4b6
 @patch
-@torch.no_grad()
 def update(self:VQ,
     x:Tensor, # `(N,D)` frames
     codes:Tensor, # `(N,)` the codes they chose
 ):
     "Move the averages and with them the codes, then revive the dead"
-    n = torch.bincount(codes, minlength=self.codebook_size).to(self.usage.dtype)
-    self.usage.lerp_(n, 1-self.decay)
+    if not self.started: return
+    n = all_sum(torch.bincount(codes, minlength=self.codebook_size).to(self.counts.dtype))
+    rate = (1-self.decay)*min(1., float(n.sum())/self.codebook_size)
+    self.counts.lerp_(n, rate)
     if self.learn_by == 'ema':
-        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, x), 1-self.decay)
-        self.codebook.copy_(self.sums/self.usage.clamp(min=1e-12)[:,None])
-    mean = self.usage.mean()
-    dead = (self.usage < self.revive_below*mean).nonzero()[:,0]
+        self.sums.lerp_(all_sum(torch.zeros_like(self.sums).index_add_(0, codes, x)), rate)
+        known = self.counts > 1e-20
+        self.codebook[known] = self.sums[known]/self.counts[known][:,None]
+    mean = self.counts.mean() # of frames for a code
+    dead = (self.counts < self.revive_below*mean).nonzero()[:,0]
     if not len(dead): return
-    pick = torch.randperm(len(x), device=x.device)[:len(dead)]
-    if len(pick) < len(dead): dead = dead[torch.randperm(len(dead), device=x.device)[:len(pick)]] # as many as there are frames; the others have their turn
-    self.codebook[dead] = x[pick]
-    self.usage[dead] = mean/2
-    if self.learn_by == 'ema': self.sums[dead] = x[pick]*mean/2
+    g = self._generator()
+    new = pick_rows(x, len(dead), g)
+    dead = dead[torch.randperm(len(dead), generator=g)[:len(new)].to(dead.device)] # as many as there are frames; the others have their turn
+    self.codebook[dead],self.counts[dead] = new,mean/2
+    if self.learn_by == 'ema': self.sums[dead] = new*mean/2

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and that nothing can be smuggled in with
+"""Checkpoints that are whole or not there, and that run nobody's code when they are loaded
 
 Docs: https://quantizer-dev.github.io/quantizer/train/checkpoint.html.md"""
 
@@ -7,17 +7,17 @@ Docs: https://quantizer-dev.github.io/quantizer/train/checkpoint.html.md"""
 # %% auto #0
 __all__ = ['save_checkpoint', 'load_checkpoint', 'Checkpoint']
 
-# %% ../../nbs/train/53_checkpoint.ipynb #0212212d
+# %% ../../nbs/train/53_checkpoint.ipynb #053efe2f
 import hashlib, json, shutil
 from pathlib import Path
 import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import get_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from ..core import QuantizerError, atomic_path
 
-# %% ../../nbs/train/53_checkpoint.ipynb #b45c5ed6
+# %% ../../nbs/train/53_checkpoint.ipynb #c5b9aa9d
 def _sha(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 def save_checkpoint(
@@ -28,18 +28,21 @@ def save_checkpoint(
 ):
     "Write a checkpoint atomically"
     path = Path(path)
-    with atomic_path(path.with_name(path.name+'.new')) as tmp:
+    new,old = path.with_name(f'.{path.name}.new'),path.with_name(f'.{path.name}.old')
+    for o in (new,old): shutil.rmtree(o, ignore_errors=True) # of a crash
+    with atomic_path(new) as tmp:
         tmp.mkdir()
-        save_file({k:v.detach().cpu().contiguous() for k,v in model.state_dict().items()}, tmp/'model.safetensors')
+        (tmp/'model.safetensors').write_bytes(save({k:v.detach().cpu().contiguous() for k,v in model.state_dict().items()}))
         if opt is not None:
             s = opt.state_dict()
             tensors = {f'{i}.{k}':torch.as_tensor(v).cpu().contiguous() for i,p in s['state'].items() for k,v in p.items()}
-            save_file(tensors, tmp/'optimizer.safetensors')
+            (tmp/'optimizer.safetensors').write_bytes(save(tensors))
             state['optimizer'] = s['param_groups']
         state['sha256'] = {o.name:_sha(o) for o in sorted(tmp.glob('*.safetensors'))}
         (tmp/'state.json').write_text(json.dumps(state, indent=1))
-    if path.exists(): shutil.rmtree(path)
-    path.with_name(path.name+'.new').rename(path)
+    if path.exists(): path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 def load_checkpoint(
     path:str|Path, # Folder that `save_checkpoint` made
@@ -48,11 +51,15 @@ def load_checkpoint(
 )->dict: # The rest of the state
     "Read a checkpoint, and check that it is whole; raises `QuantizerError` naming what is not"
     path = Path(path)
-    try: state = json.loads((path/'state.json').read_text())
-    except (OSError, ValueError): raise QuantizerError(f"{path}: not a checkpoint (its state.json is missing or damaged)") from None
-    for name,sha in state['sha256'].items():
+    if not path.exists() and (old := path.with_name(f'.{path.name}.old')).exists(): path = old # a crash while it was replaced
+    try:
+        state = json.loads((path/'state.json').read_text())
+        files = state['sha256'].items()
+    except (OSError, ValueError, KeyError, TypeError): raise QuantizerError(f"{path}: not a checkpoint (its state.json is missing or damaged)") from None
+    for name,sha in files:
         if not (path/name).is_file() or _sha(path/name) != sha: raise QuantizerError(f"{path/name}: damaged or missing; use another checkpoint")
-    model.load_state_dict(load_file(path/'model.safetensors'))
+    try: model.load_state_dict(load_file(path/'model.safetensors'))
+    except RuntimeError as e: raise QuantizerError(f"{path}: of another model ({' '.join(str(e).split())[:200]})") from None
     if opt is not None:
         s = opt.state_dict()
         s['state'],s['param_groups'] = {},state['optimizer']
@@ -62,7 +69,7 @@ def load_checkpoint(
         opt.load_state_dict(s)
     return {k:v for k,v in state.items() if k not in ('optimizer','sha256')}
 
-# %% ../../nbs/train/53_checkpoint.ipynb #d29b8940
+# %% ../../nbs/train/53_checkpoint.ipynb #b3cbc00e
 class Checkpoint(Callback):
     "Save checkpoints into a folder: `step-N` by steps, and `best` by validation loss"
     order = 60
@@ -73,13 +80,14 @@ class Checkpoint(Callback):
     ):
         if steps < 1 or keep < 1: raise QuantizerError(f"checkpoint: steps is {steps} and keep is {keep}: expected 1 or more")
         self.path,self.steps,self.keep,self.best = Path(path),steps,keep,float('inf')
+    def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
     def save(self, name):
         "Save the present state as `name`"
         save_checkpoint(self.path/name, get_model(self.learn.model), self.opt, epoch=self.epoch, step=self.train_iter, pct_train=float(self.pct_train), best=self.best)
     def after_batch(self):
         if not self.training or self.train_iter % self.steps: return
         self.save(f'step-{self.train_iter:08d}')
-        for o in sorted(self.path.glob('step-*'))[:-self.keep]: shutil.rmtree(o)
+        for o in sorted(self.path.glob('step-*'), key=lambda o: o.stat().st_mtime)[:-self.keep]: shutil.rmtree(o)
     def after_epoch(self):
         loss = float(self.recorder.values[-1][list(self.recorder.metric_names[1:]).index('valid_loss')])
         if loss < self.best: self.best = loss; self.save('best')

@@ -28,15 +28,17 @@ class CSVFile:
         if self.f: self.f.close()
         self.f = None
 
-# %% ../../nbs/train/52_logging.ipynb #933002bd
+# %% ../../nbs/train/52_logging.ipynb #ff41254a
 class RunLog(Callback):
     "Write `log.csv` and `steps.csv` into a folder"
     order = 55 # after the Recorder
     def __init__(self,
         path:str|Path, # The run's folder
         every:int=10, # Steps between rows of `steps.csv`
-    ): self.path,self.every = Path(path),every
+    ): self.path,self.every,self.sums = Path(path),every,{}
     def before_fit(self):
+        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        if not self.run: return
         self.epochs,self.steps,self.start = CSVFile(self.path/'log.csv'),CSVFile(self.path/'steps.csv'),time.time()
     def before_train(self): self.sums = {}
     def before_validate(self): self.train_sums,self.sums = self._means(),{}
