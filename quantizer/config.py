@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/config.html.md"""
 __all__ = ['data_options', 'train_options', 'early_stop_options', 'checkpoint_options', 'config_blocks', 'config_names',
            'check_config', 'make_features', 'load_config']
 
-# %% ../nbs/61_config.ipynb #81e002ec
+# %% ../nbs/61_config.ipynb #ffce10b9
 import copy, math
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,6 @@ import torch, yaml
 from .core import QuantizerError, check_args, check_range, nearest_name
 from .data.features import FEATURES, FeatureExtractor
 from .models.autoencoder import build_model, check_model
-from .models.losses import LOSSES
 from .train.schedule import anneal, check_schedule
 
 # %% ../nbs/61_config.ipynb #3c3f0725
@@ -85,7 +84,7 @@ def _change(cfg, change):
     try: cfg[last] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError): raise QuantizerError(f"'{change[:80]}': its right side is not valid YAML") from None
 
-# %% ../nbs/61_config.ipynb #c4e213da
+# %% ../nbs/61_config.ipynb #9c67e582
 def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # Complete
@@ -95,7 +94,6 @@ def check_config(
     if 'name' not in f: raise QuantizerError(f"'features.name' is missing; there are: {', '.join(sorted(FEATURES))}")
     name = f.pop('name')
     model,train = dict(cfg['model']),check_args(train_options, cfg['train'], 'train')
-    if isinstance(model.get('losses'), dict): model['losses'] = {k:0. if v is None else v for k,v in model['losses'].items() if v is not None or k not in LOSSES}
     train['schedule'] = check_schedule(train['schedule'])
     train['checkpoint'] = check_args(checkpoint_options, train['checkpoint'] or {}, 'train.checkpoint')
     if train['early_stop'] is not None: train['early_stop'] = check_args(early_stop_options, train['early_stop'], 'train.early_stop')

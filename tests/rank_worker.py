@@ -35,7 +35,9 @@ def run(name, kwargs, rank, world, init, early):
         opt.step()
         log.append(torch.stack([o.detach() for o in out.losses.values()]) if out.losses else torch.zeros(1))
     g = torch.Generator().manual_seed(99)
-    codes = q.eval().encode(enc(torch.randn(4, 50, 8, generator=g)).detach())
+    held = enc(torch.randn(4, 50, 8, generator=g)).detach()
+    codes = q.eval().encode(held)
+    if rank == 0: q(held) # one rank may evaluate alone
     return dict(losses=torch.stack(log), codes=codes, **{f'state.{k}':v for k,v in q.state_dict().items()}, **{f'enc.{k}':v for k,v in enc.state_dict().items()})
 
 if __name__ == '__main__':

@@ -7,8 +7,8 @@ Docs: https://quantizer-dev.github.io/quantizer/models/autoencoder.html.md"""
 # %% auto #0
 __all__ = ['Reconstruction', 'SpeechQuantizer', 'check_model', 'build_model']
 
-# %% ../../nbs/models/32_autoencoder.ipynb #67e2365a
-import math
+# %% ../../nbs/models/32_autoencoder.ipynb #c5f0d294
+import inspect, math
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class SpeechQuantizer(nn.Module):
         y = self.decoder(self.quantizer.decode(codes), token_mask, mask)
         return (y*self.std+self.mean)*mask[...,None]
 
-# %% ../../nbs/models/32_autoencoder.ipynb #59367365
+# %% ../../nbs/models/32_autoencoder.ipynb #c9cb463b
 _GIVEN = dict(encoder=('dim_in','dim_out'), quantizer=(), decoder=('dim_in','dim_out','upsample'))
 
 def _part(kind, registry, block):
@@ -98,11 +98,13 @@ def check_model(
     block = check_args(_check, block, 'model')
     quantizer,losses = dict(block['quantizer']),{}
     for k,w in block['losses'].items():
+        own = [o.removesuffix('_weight') for o in inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters if o.endswith('_weight')]
+        if w is None: # taken out
+            if k in own: quantizer[f'{k}_weight'] = 0.
+            continue
         if isinstance(w, bool) or not isinstance(w, (int,float)) or not 0 <= w < math.inf: raise QuantizerError(f"'model.losses.{k}' is {w!r}: expected a number, 0 or more")
         if k in LOSSES: losses[k] = float(w)
         else:
-            params = QUANTIZERS[quantizer.get('name')].__init__.__annotations__
-            own = [o.removesuffix('_weight') for o in params if o.endswith('_weight')]
             if k not in own: raise QuantizerError(f"no loss is called '{k}'{nearest_name(k, [*LOSSES, *own])}; there are: {', '.join([*LOSSES, *own])}")
             if f'{k}_weight' in quantizer: raise QuantizerError(f"'model.losses.{k}' and 'model.quantizer.{k}_weight' are both given: they are the same, keep one")
             quantizer[f'{k}_weight'] = w

@@ -16,7 +16,7 @@ from ..core import QuantizerError, check_range
 from .base import QUANTIZERS, Quantizer
 from .ranks import all_sum, union_sum
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #c667b90f
+# %% ../../nbs/quantizers/23_gumbel.ipynb #083adba0
 @QUANTIZERS.register('gumbel')
 class GumbelVQ(Quantizer):
     "A linear layer scores the codes; one is drawn by Gumbel-Softmax"
@@ -40,7 +40,8 @@ class GumbelVQ(Quantizer):
 
     def quantize(self, x):
         scores = self.scores(x)
-        mean = union_sum(scores.softmax(1).sum(0))/all_sum(torch.tensor(float(len(x)), device=x.device)).clamp(min=1)
+        n = all_sum(torch.tensor(float(len(x)), device=x.device), self.training).clamp(min=1)
+        mean = union_sum(scores.softmax(1).sum(0), self.training)/n
         losses = dict(diversity=1 - (-(mean*mean.clamp(min=1e-9).log()).sum()).exp()/self.codebook_size)
         if not self.training:
             codes = scores.argmax(1, keepdim=True)

@@ -12,35 +12,38 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# %% ../../nbs/quantizers/19_ranks.ipynb #b865476d
+# %% ../../nbs/quantizers/19_ranks.ipynb #c27337af
 def num_ranks()->int:
     "Processes that train together; 1 without a process group"
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 def all_sum(
     x:Tensor, # The same shape on every rank
+    across:bool=True, # `False` leaves the other ranks alone
 )->Tensor: # Sum over ranks, without a gradient
     "Add up `x` over all ranks"
-    if num_ranks() == 1: return x.detach()
+    if not across or num_ranks() == 1: return x.detach()
     x = x.detach().clone()
     dist.all_reduce(x)
     return x
 
-# %% ../../nbs/quantizers/19_ranks.ipynb #a86e56d5
+# %% ../../nbs/quantizers/19_ranks.ipynb #aa9f07d1
 def union_sum(
     x:Tensor, # Sum over this rank's frames
+    across:bool=True, # `False` leaves the other ranks alone
 )->Tensor: # Sum over all ranks' frames; averaging gradients over ranks gives its gradient
     "A sum over the frames of all ranks, with a gradient"
     R = num_ranks()
-    if R == 1: return x
+    if not across or R == 1: return x
     return R*x + (all_sum(x) - R*x).detach()
 
 def union_mean(
     x:Tensor, # `(N,...)` values of this rank's frames; `N` may be 0
+    across:bool=True, # `False` leaves the other ranks alone
 )->Tensor: # Scalar
     "Mean over the values of all ranks' frames; 0 if there is none"
-    n = all_sum(torch.tensor(float(x.numel()), device=x.device))
-    return union_sum(x.sum())/n.clamp(min=1)
+    n = all_sum(torch.tensor(float(x.numel()), device=x.device), across)
+    return union_sum(x.sum(), across)/n.clamp(min=1)
 
 # %% ../../nbs/quantizers/19_ranks.ipynb #093ba45e
 def pick_rows(

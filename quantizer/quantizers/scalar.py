@@ -75,7 +75,7 @@ class FSQ(Quantizer):
             grid = torch.where(some, b + torch.rand_like(b) - 0.5, grid)
         return self.out(straight_through(b, grid.detach())/(self.levels//2)), codes, {}
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #9f175ef3
+# %% ../../nbs/quantizers/24_scalar.ipynb #0ac6c710
 def _patterns(p):
     "Probabilities `(N,2^d)` of all patterns of `d` independent bits, from those of each being 1 `(N,d)`"
     res = p.new_ones(len(p), 1)
@@ -84,15 +84,16 @@ def _patterns(p):
 
 def bit_entropies(
     logits:Tensor, # `(N,d)` log-odds of each bit being 1
-)->tuple[Tensor,Tensor]: # Mean entropy of a vector's code, and entropy of the mean over the vectors of all ranks, in nats
+    across:bool=True, # Over the vectors of all ranks
+)->tuple[Tensor,Tensor]: # Mean entropy of a vector's code, and entropy of the mean over all vectors, in nats
     "Both entropies of codes made of independent bits, exactly, without the `(N,2^d)` table"
     p,half = torch.sigmoid(logits),logits.shape[1]//2
-    n = all_sum(torch.tensor(float(len(p)), device=p.device)).clamp(min=1)
-    single = union_sum((F.softplus(logits) - p*logits).sum())/n
-    mean = union_sum(_patterns(p[:,:half]).T @ _patterns(p[:,half:]))/n
+    n = all_sum(torch.tensor(float(len(p)), device=p.device), across).clamp(min=1)
+    single = union_sum((F.softplus(logits) - p*logits).sum(), across)/n
+    mean = union_sum(_patterns(p[:,:half]).T @ _patterns(p[:,half:]), across)/n
     return single, torch.special.entr(mean.clamp(min=1e-30)).sum() # the slope of entr at 0 is infinite
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #6d96ade5
+# %% ../../nbs/quantizers/24_scalar.ipynb #dfd1e336
 class _Binary(Quantizer):
     "What `LFQ` and `BSQ` share: a code is the signs of `d` dimensions"
     spherical = False
@@ -114,8 +115,8 @@ class _Binary(Quantizer):
     def quantize(self, x):
         z = self._in(x)
         q = torch.where(z > 0, self.scale, -self.scale)
-        single,mean = bit_entropies(4*self.beta*self.scale*z)
-        losses = dict(entropy=single-self.gamma*mean, commitment=union_mean((z-q).pow(2)))
+        single,mean = bit_entropies(4*self.beta*self.scale*z, self.training)
+        losses = dict(entropy=single-self.gamma*mean, commitment=union_mean((z-q).pow(2), self.training))
         return self.out(straight_through(z, q)), self._codes(z), losses
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #ccfd3ed9

@@ -15,7 +15,7 @@ from .base import QUANTIZERS, Quantizer, straight_through
 from .ranks import union_mean
 from .search import nearest
 
-# %% ../../nbs/quantizers/25_simvq.ipynb #4359583e
+# %% ../../nbs/quantizers/25_simvq.ipynb #1b5a3e9d
 @QUANTIZERS.register('simvq')
 class SimVQ(Quantizer):
     "The nearest of frozen random vectors, seen through a learned linear map"
@@ -38,4 +38,4 @@ class SimVQ(Quantizer):
     def quantize(self, x):
         codes = self.assign(x)
         q = self.lookup(codes)
-        return straight_through(x, q.detach()), codes, dict(commitment=union_mean((x-q.detach()).pow(2)), codebook=union_mean((q-x.detach()).pow(2)))
+        return straight_through(x, q.detach()), codes, dict(commitment=union_mean((x-q.detach()).pow(2), self.training), codebook=union_mean((q-x.detach()).pow(2), self.training))

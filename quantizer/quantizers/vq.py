@@ -19,7 +19,7 @@ from .base import QUANTIZERS, Quantizer, straight_through
 from .ranks import all_sum, pick_rows, union_mean
 from .search import kmeans, nearest
 
-# %% ../../nbs/quantizers/22_vq.ipynb #3d62417e
+# %% ../../nbs/quantizers/22_vq.ipynb #d334625e
 @QUANTIZERS.register('vq')
 class VQ(Quantizer):
     "A codebook of vectors; the nearest one wins"
@@ -56,8 +56,8 @@ class VQ(Quantizer):
             if self.training and not self.started: self.start(x)
         codes = self.assign(x)
         q = self.lookup(codes)
-        losses = dict(commitment=union_mean((x-q.detach()).pow(2)))
-        if self.learn_by == 'gradient': losses['codebook'] = union_mean((q-x.detach()).pow(2))
+        losses = dict(commitment=union_mean((x-q.detach()).pow(2), self.training))
+        if self.learn_by == 'gradient': losses['codebook'] = union_mean((q-x.detach()).pow(2), self.training)
         z_q = straight_through(x, q.detach()) # a copy: the codes move below
         with torch.no_grad():
             if self.training: self.update(x, codes[:,0])
