@@ -189,7 +189,7 @@ def make_parser()->argparse.ArgumentParser:
     v.add_argument('--verify', action='store_true', help='compare the checksums of a feature store')
     return p
 
-# %% ../nbs/63_cli.ipynb #25f6b1f1
+# %% ../nbs/63_cli.ipynb #6ac7fc2d
 def main(
     argv:list|None=None, # Arguments; those of the process by default
 )->int: # Exit code
@@ -205,7 +205,8 @@ def main(
         print(f'quantizer: {e}', file=sys.stderr)
         return 1
     except OSError as e:
-        print(f"quantizer: {e.filename or ''}: {(e.strerror or str(e)).lower()}", file=sys.stderr)
+        name = re.sub(r'/\.([^/]*)\.tmp-\d+', r'/\1', str(e.filename or '')) # as `atomic_path` calls it while it is written
+        print(f"quantizer: {name}: {(e.strerror or str(e)).lower()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('quantizer: interrupted', file=sys.stderr)
