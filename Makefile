@@ -56,6 +56,7 @@ prepare: export  ## export, run and clean the notebooks, write README.md
 	@$(MAKE) --no-print-directory readme
 
 hooks: $(READY)  ## let git merge and clean notebooks
+	@mkdir -p $(HOME)/.jupyter  # nbdev expects it
 	@$(BIN)/nbdev-install-hooks
 
 wheel: $(READY)  ## build dist/*.whl and dist/*.tar.gz
