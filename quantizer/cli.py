@@ -7,12 +7,12 @@ Docs: https://quantizer-dev.github.io/quantizer/cli.html.md"""
 # %% auto #0
 __all__ = ['encode_paths', 'decode_file', 'info', 'print_measures', 'make_parser', 'main']
 
-# %% ../nbs/63_cli.ipynb #56f0505b
+# %% ../nbs/63_cli.ipynb #5b9502cb
 import argparse, json, re, sys, warnings
 from pathlib import Path
-from .core import QuantizerError, atomic_path, nearest_name
+from .core import QuantizerError, atomic_path, name_file, nearest_name
 
-# %% ../nbs/63_cli.ipynb #5a445efb
+# %% ../nbs/63_cli.ipynb #c13301e3
 def encode_paths(
     tokenizer, # A `Tokenizer`
     paths:list, # Audio files, folders, manifests, or `sample`
@@ -22,7 +22,7 @@ def encode_paths(
     codes,problems = {},{}
     def _add(name, audio, path):
         try: codes[name] = tokenizer.encode(audio(), tokenizer.sample_rate)
-        except QuantizerError as e: problems[name] = str(e) if str(path) in str(e) else f"{path}: {e}"
+        except QuantizerError as e: problems[name] = name_file(e, path)
     for p in paths:
         if p == 'sample' or Path(p).is_dir() or Path(p).suffix.lower() in MANIFESTS:
             c = Corpus.load(p)

@@ -7,14 +7,14 @@ Docs: https://quantizer-dev.github.io/quantizer/data/store.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'DTYPES', 'feature_settings', 'corpus_fingerprint', 'build_store', 'FeatureStore']
 
-# %% ../../nbs/data/13_store.ipynb #b5706286
+# %% ../../nbs/data/13_store.ipynb #91968db3
 import inspect, json, os, zlib
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
-from ..core import QuantizerError, atomic_path, fingerprint
+from ..core import QuantizerError, atomic_path, fingerprint, name_file
 from .corpus import Corpus
 from .features import FeatureExtractor
 
@@ -30,7 +30,7 @@ def corpus_fingerprint(corpus:Corpus)->str:
     def _size(p): return p.stat().st_size if p.is_file() else None
     return fingerprint([(corpus.id(i), _size(corpus.file(i))) for i in range(len(corpus))], corpus.df.duration_s.astype(str).tolist())
 
-# %% ../../nbs/data/13_store.ipynb #0eb18afb
+# %% ../../nbs/data/13_store.ipynb #638d3d3b
 FORMAT = 1
 DTYPES = dict(float32=np.float32, float16=np.float16)
 
@@ -53,7 +53,7 @@ def build_store(
         for i in progress_bar(items, leave=False) if progress else items:
             try: x = extractor(corpus.audio(i, extractor.sample_rate)[None])[0][0]
             except QuantizerError as e:
-                problems[corpus.id(i)] = str(e) if str(corpus.file(i)) in str(e) else f"{corpus.file(i)}: {e}"
+                problems[corpus.id(i)] = name_file(e, corpus.file(i))
                 continue
             data = np.ascontiguousarray(x.cpu().numpy(), dtype=DTYPES[dtype]).tobytes()
             if f is None or f.tell() > shard_mb*2**20:

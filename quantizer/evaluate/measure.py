@@ -7,10 +7,10 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/measure.html.md"""
 # %% auto #0
 __all__ = ['MEASURES', 'evaluate', 'kmeans_baseline']
 
-# %% ../../nbs/evaluate/43_measure.ipynb #29b752c7
+# %% ../../nbs/evaluate/43_measure.ipynb #88d58904
 import torch
 from torch import Tensor
-from ..core import QuantizerError
+from ..core import QuantizerError, name_file
 from ..data.corpus import Corpus
 from ..data.store import FeatureStore
 from .health import codebook_health, count_codes, verdict
@@ -38,7 +38,7 @@ def _describe(codes, words, nre, codebook_size, token_rate):
     purity = dict(zip(('word_purity','word_purity_chance'), word_purity([codes[i][:,0] for i in single], [words[i] for i in single]) if len({words[i] for i in single}) > 1 else (None,None)))
     return dict(nre=nre, **health, token_rate=token_rate, **purity, verdict=verdict(health), recordings=len(codes), counts=counts.tolist())
 
-# %% ../../nbs/evaluate/43_measure.ipynb #7c4c5499
+# %% ../../nbs/evaluate/43_measure.ipynb #7af1e736
 @torch.no_grad()
 def evaluate(
     tokenizer:Tokenizer,
@@ -50,7 +50,7 @@ def evaluate(
     for i in range(len(corpus)):
         try: feats,mask = tokenizer.features(corpus.audio(i, tokenizer.sample_rate), tokenizer.sample_rate)
         except QuantizerError as e:
-            problems[corpus.id(i)] = str(e) if str(corpus.file(i)) in str(e) else f'{corpus.file(i)}: {e}'
+            problems[corpus.id(i)] = name_file(e, corpus.file(i))
             continue
         c = m.encode(feats, mask)
         nre.add(m.normalise(feats), m.normalise(m.decode(c, mask)), mask)

@@ -45,14 +45,15 @@ def union_mean(
     n = all_sum(torch.tensor(float(x.numel()), device=x.device), across)
     return union_sum(x.sum(), across)/n.clamp(min=1)
 
-# %% ../../nbs/quantizers/19_ranks.ipynb #093ba45e
+# %% ../../nbs/quantizers/19_ranks.ipynb #4f04b252
 def pick_rows(
     x:Tensor, # `(N,D)` this rank's frames
     n:int, # How many to draw, without repeats
     generator:torch.Generator|None=None, # On the CPU, in the same state on every rank
+    across:bool=True, # `False` leaves the other ranks alone
 )->Tensor: # `(min(n, frames of all ranks), D)`, the same on every rank
     "Draw frames at random from those of all ranks"
-    if num_ranks() == 1: return x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
+    if not across or num_ranks() == 1: return x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
     counts = torch.zeros(dist.get_world_size(), dtype=torch.long, device=x.device)
     counts[dist.get_rank()] = len(x)
     counts = all_sum(counts)

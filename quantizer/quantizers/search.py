@@ -31,9 +31,7 @@ def nearest(
         codes[i:i+rows] = torch.addmm(bias, part, codebook.T, out=scores[:len(part)]).argmax(1)
     return codes
 
-# %% ../../nbs/quantizers/21_search.ipynb #fc0df689
-def _pick(x, n, generator): return x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
-
+# %% ../../nbs/quantizers/21_search.ipynb #3d11cc13
 @torch.no_grad()
 def kmeans(
     x:Tensor, # `(N,D)`, at least one
@@ -44,19 +42,18 @@ def kmeans(
 )->Tensor: # `(k,D)` centres
     "Lloyd's k-means from randomly drawn vectors"
     x = x.float()
-    total,pick = (all_sum,pick_rows) if across_ranks else (lambda o: o, _pick)
-    n = int(total(torch.tensor(len(x), device=x.device)))
+    n = int(all_sum(torch.tensor(len(x), device=x.device), across_ranks))
     if not n: raise QuantizerError("k-means needs at least one vector")
-    centres = pick(x, k, generator)
+    centres = pick_rows(x, k, generator, across_ranks)
     if n < k:
         more = centres[torch.randint(n, (k-n,), generator=generator).to(x.device)]
         spread = centres.std(0, unbiased=False).clamp(min=1e-3)
         return torch.cat([centres, more + 0.01*spread*torch.randn(k-n, x.shape[1], generator=generator).to(x)])
     for _ in range(iters if n > k else 0):
         codes = nearest(x, centres)
-        counts = total(torch.bincount(codes, minlength=k))
-        sums = total(torch.zeros_like(centres).index_add_(0, codes, x))
+        counts = all_sum(torch.bincount(codes, minlength=k), across_ranks)
+        sums = all_sum(torch.zeros_like(centres).index_add_(0, codes, x), across_ranks)
         lost = counts == 0
         centres = sums/counts.clamp(min=1)[:,None]
-        if lost.any(): centres[lost] = pick(x, int(lost.sum()), generator)
+        if lost.any(): centres[lost] = pick_rows(x, int(lost.sum()), generator, across_ranks)
     return centres
