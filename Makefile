@@ -4,13 +4,14 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+BENCH := $(VENV)/.bench
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo test test-all bench-quantizers docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
 
 venv: $(READY)  ## install the package and its tools into .venv
 
@@ -22,6 +23,10 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
+$(BENCH): $(READY)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
 demo: $(READY)  ## train two small quantizers on the packaged recordings
 	@rm -rf demo
 	$(BIN)/quantizer train mfcc-vq --out demo/mfcc-vq
@@ -29,10 +34,13 @@ demo: $(READY)  ## train two small quantizers on the packaged recordings
 	@echo "Open demo/mfcc-vq/report.html and demo/logmel-vq/report.html"
 
 test: $(READY)  ## test the notebooks and the project, in parallel
-	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS)
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup
 
-test-all: $(READY)  ## the same with everything that is slow
-	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --slow
+test-all: $(BENCH)  ## the same with everything that is slow, and with what needs a peer to compare with
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup --slow
+
+bench-quantizers: $(BENCH)  ## time the quantizers against the bare search and a peer; some ten minutes
+	@$(BIN)/python tests/bench_quantizers.py nbs/benchmarks/quantizers.json
 
 docs: $(READY)  ## build the site in _docs, offline
 	@rm -rf build/docs

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/64_all.ipynb #478dd7d9
+# %% ../nbs/64_all.ipynb #442a4e6c
 from fastai.torch_core import set_seed
 from .core import *
 from .data.audio import *
@@ -15,13 +15,17 @@ from .data.corpus import *
 from .data.features import *
 from .data.store import *
 from .data.loaders import *
-from .quantizers.base import *
+from .quantizers.estimators import *
 from .quantizers.ranks import *
+from .quantizers.base import *
 from .quantizers.search import *
 from .quantizers.vq import *
 from .quantizers.gumbel import *
 from .quantizers.scalar import *
 from .quantizers.simvq import *
+from .quantizers.frozen import *
+from .quantizers.residual import *
+from .quantizers.operations import *
 from .quantizers.contract import *
 from .models.backbones import *
 from .models.losses import *

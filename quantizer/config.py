@@ -84,7 +84,7 @@ def _change(cfg, change):
     try: cfg[last] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError): raise QuantizerError(f"'{change[:80]}': its right side is not valid YAML") from None
 
-# %% ../nbs/61_config.ipynb #9c67e582
+# %% ../nbs/61_config.ipynb #dada2743
 def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # Complete
@@ -106,7 +106,7 @@ def check_config(
     check_range(1, math.inf, **{f'train.checkpoint.{k}':v for k,v in train['checkpoint'].items()})
     if train['early_stop']: check_range(1, math.inf, **{'train.early_stop.patience':train['early_stop']['patience']})
     trial = _try(res)
-    has = [k for k,v in trial.quantizer.named_buffers(recurse=False) if not v.ndim and v.is_floating_point()]
+    has = trial.quantizer.quantities()
     for k,v in (train['anneal'] or {}).items():
         if k not in has: raise QuantizerError(f"'train.anneal.{k}': quantizer '{res['model']['quantizer']['name']}' has no such quantity; it has: {', '.join(has) or 'none'}")
         anneal(**v)

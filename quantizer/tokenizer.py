@@ -22,7 +22,7 @@ from .data.features import FEATURES, FeatureExtractor, griffin_lim
 from .models.autoencoder import SpeechQuantizer, build_model
 from .quantizers.base import NO_CODE
 
-# %% ../nbs/60_tokenizer.ipynb #ebeefc80
+# %% ../nbs/60_tokenizer.ipynb #a8e97b55
 class Tokenizer:
     "Recordings to tokens and back"
     def __init__(self,
@@ -47,7 +47,7 @@ class Tokenizer:
         return self.extractor.frame_rate/self.model.downsample
     @property
     def codebook_size(self)->int:
-        "Entries of each codebook"
+        "Entries of the largest codebook"
         return self.model.quantizer.codebook_size
     @property
     def num_codebooks(self)->int:

@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-# %% ../../nbs/evaluate/40_health.ipynb #12755745
+# %% ../../nbs/evaluate/40_health.ipynb #f9f5aa91
 def count_codes(
     codes:Tensor, # `(...,Q)`; -1 where padded
-    codebook_size:int, # `K`
+    codebook_size:int, # `K`, of the largest codebook
 )->Tensor: # `(Q,K)` int64
     "How often each code of each codebook was chosen"
     Q = codes.shape[-1]
@@ -23,17 +23,19 @@ def count_codes(
     flat = flat + torch.arange(Q, device=codes.device)*codebook_size
     return torch.bincount(flat[codes.reshape(-1, Q) >= 0], minlength=Q*codebook_size).view(Q, codebook_size)
 
-# %% ../../nbs/evaluate/40_health.ipynb #9cf2b8e4
+# %% ../../nbs/evaluate/40_health.ipynb #7c9506bb
 def codebook_health(
     counts:Tensor, # `(Q,K)`
     token_rate:float, # Tokens per second
+    codebook_sizes:list|None=None, # Entries of each codebook, where they are not all `K`
 )->dict: # Means over the codebooks; `dead` and `bitrate` are sums
     "Usage, dead codes, perplexity, entropy and bitrate"
     p = counts.double()/counts.sum(1, keepdim=True).clamp(min=1)
     entropy = torch.special.entr(p).sum(1)/math.log(2)
     Q,K = counts.shape
-    return dict(usage=(counts > 0).double().mean().item(), dead=int((counts == 0).sum()), perplexity=(2**entropy).mean().item(),
-        entropy=entropy.mean().item(), bitrate=token_rate*Q*math.log2(K), tokens=int(counts[0].sum()), codebook_size=K)
+    sizes,used = torch.tensor(codebook_sizes or [K]*Q).double(),(counts > 0).sum(1).cpu()
+    return dict(usage=(used/sizes).mean().item(), dead=int((sizes-used).sum()), perplexity=(2**entropy).mean().item(), entropy=entropy.mean().item(),
+        bitrate=token_rate*sizes.log2().sum().item(), tokens=int(counts[0].sum()), codebook_size=round(sizes.mean().item()))
 
 # %% ../../nbs/evaluate/40_health.ipynb #8ffd90b8
 def verdict(

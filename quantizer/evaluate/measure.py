@@ -30,15 +30,15 @@ MEASURES = dict(
     word_purity=('word purity', 'share of tokens whose word is the most frequent one of their code, on recordings of single words'),
     word_purity_chance=('  by chance', 'the same after shuffling the words among the tokens'))
 
-# %% ../../nbs/evaluate/43_measure.ipynb #24e2d3fc
-def _describe(codes, words, nre, codebook_size, token_rate):
-    counts = sum(count_codes(o, codebook_size) for o in codes)
-    health = codebook_health(counts, token_rate)
+# %% ../../nbs/evaluate/43_measure.ipynb #82c17de9
+def _describe(codes, words, nre, codebook_sizes, token_rate):
+    counts = sum(count_codes(o, max(codebook_sizes)) for o in codes)
+    health = codebook_health(counts, token_rate, codebook_sizes)
     single = [i for i,w in enumerate(words) if w and ' ' not in w]
     purity = dict(zip(('word_purity','word_purity_chance'), word_purity([codes[i][:,0] for i in single], [words[i] for i in single]) if len({words[i] for i in single}) > 1 else (None,None)))
     return dict(nre=nre, **health, token_rate=token_rate, **purity, verdict=verdict(health), recordings=len(codes), counts=counts.tolist())
 
-# %% ../../nbs/evaluate/43_measure.ipynb #7af1e736
+# %% ../../nbs/evaluate/43_measure.ipynb #e398248c
 @torch.no_grad()
 def evaluate(
     tokenizer:Tokenizer,
@@ -57,9 +57,9 @@ def evaluate(
         codes.append(c[0].cpu())
         words.append(corpus.df.text[i])
     if not codes: raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(problems.values()))}")
-    return _describe(codes, words, nre.value, tokenizer.codebook_size, tokenizer.token_rate) | dict(problems=problems, tokenizer=tokenizer.fingerprint)
+    return _describe(codes, words, nre.value, m.quantizer.codebook_sizes, tokenizer.token_rate) | dict(problems=problems, tokenizer=tokenizer.fingerprint)
 
-# %% ../../nbs/evaluate/43_measure.ipynb #4d97cb78
+# %% ../../nbs/evaluate/43_measure.ipynb #012d7bb7
 def kmeans_baseline(
     store:FeatureStore, # With a split
     codebook_size:int, # `K`
@@ -86,4 +86,4 @@ def kmeans_baseline(
         nre.add(*(o.view(1, -1, store.dim) for o in (x, centres[c])), torch.ones(1, len(x)*downsample, dtype=torch.bool))
         codes.append(c[:,None])
         words.append(store.index.text[i])
-    return _describe(codes, words, nre.value, codebook_size, store.frame_rate/downsample) if codes else None
+    return _describe(codes, words, nre.value, [codebook_size], store.frame_rate/downsample) if codes else None

@@ -7,8 +7,9 @@ Docs: https://quantizer-dev.github.io/quantizer/models/autoencoder.html.md"""
 # %% auto #0
 __all__ = ['Reconstruction', 'SpeechQuantizer', 'check_model', 'build_model']
 
-# %% ../../nbs/models/32_autoencoder.ipynb #c5f0d294
+# %% ../../nbs/models/32_autoencoder.ipynb #d72ced36
 import inspect, math
+from copy import deepcopy
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from ..core import QuantizerError, check_args, lengths_to_mask, nearest_name
 from .backbones import DECODERS, ENCODERS
 from .losses import LOSSES
 from ..quantizers.base import NO_CODE, QUANTIZERS, Quantizer
-import quantizer.quantizers.gumbel, quantizer.quantizers.scalar, quantizer.quantizers.simvq, quantizer.quantizers.vq # they register themselves
+from ..quantizers.residual import check_inner
+import quantizer.quantizers.frozen, quantizer.quantizers.gumbel, quantizer.quantizers.scalar, quantizer.quantizers.simvq # they register themselves
 
 # %% ../../nbs/models/32_autoencoder.ipynb #da9410c3
 @dataclass
@@ -83,12 +85,14 @@ class SpeechQuantizer(nn.Module):
         y = self.decoder(self.quantizer.decode(codes), token_mask, mask)
         return (y*self.std+self.mean)*mask[...,None]
 
-# %% ../../nbs/models/32_autoencoder.ipynb #c9cb463b
+# %% ../../nbs/models/32_autoencoder.ipynb #e956c55e
 _GIVEN = dict(encoder=('dim_in','dim_out'), quantizer=(), decoder=('dim_in','dim_out','upsample'))
 
 def _part(kind, registry, block):
     if not isinstance(block, dict) or 'name' not in block: raise QuantizerError(f"'model.{kind}' is {block!r}: expected a block with a name, one of: {', '.join(sorted(registry))}")
-    return dict(name=block['name']) | check_args(registry[block['name']], {k:v for k,v in block.items() if k != 'name'}, f'model.{kind}', _GIVEN[kind])
+    res = dict(name=block['name']) | check_args(registry[block['name']], {k:v for k,v in block.items() if k != 'name'}, f'model.{kind}', _GIVEN[kind])
+    if 'quantizer' in res: res['quantizer'] = check_inner(res['quantizer'], res['codebook_size'], f'model.{kind}.quantizer')
+    return res
 
 def check_model(
     block:dict, # `encoder`, `quantizer`, `decoder` and `losses`
@@ -96,9 +100,13 @@ def check_model(
     "Check a `model` block against the signatures of what it names"
     def _check(encoder:dict, quantizer:dict, decoder:dict, losses:dict): pass
     block = check_args(_check, block, 'model')
-    quantizer,losses = dict(block['quantizer']),{}
+    outer,losses = deepcopy(block['quantizer']),{}
+    quantizer = outer # the one with losses: the innermost
+    while 'quantizer' in inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters:
+        inner = quantizer.get('quantizer', 'vq')
+        quantizer['quantizer'] = quantizer = dict(name=inner) if isinstance(inner, str) else inner
+    own = [o.removesuffix('_weight') for o in inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters if o.endswith('_weight')]
     for k,w in block['losses'].items():
-        own = [o.removesuffix('_weight') for o in inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters if o.endswith('_weight')]
         if w is None: # taken out
             if k in own: quantizer[f'{k}_weight'] = 0.
             continue
@@ -109,7 +117,7 @@ def check_model(
             if f'{k}_weight' in quantizer: raise QuantizerError(f"'model.losses.{k}' and 'model.quantizer.{k}_weight' are both given: they are the same, keep one")
             quantizer[f'{k}_weight'] = w
     if not losses: raise QuantizerError(f"'model.losses' names no reconstruction loss; there are: {', '.join(LOSSES)}")
-    return dict(encoder=_part('encoder', ENCODERS, block['encoder']), quantizer=_part('quantizer', QUANTIZERS, quantizer),
+    return dict(encoder=_part('encoder', ENCODERS, block['encoder']), quantizer=_part('quantizer', QUANTIZERS, outer),
         decoder=_part('decoder', DECODERS, block['decoder']), losses=losses)
 
 # %% ../../nbs/models/32_autoencoder.ipynb #43d10bed

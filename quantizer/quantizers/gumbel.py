@@ -7,16 +7,16 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/gumbel.html.md"""
 # %% auto #0
 __all__ = ['GumbelVQ']
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #68d3a3c7
+# %% ../../nbs/quantizers/23_gumbel.ipynb #64756215
 import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import QuantizerError, check_range
-from .base import QUANTIZERS, Quantizer
-from .ranks import all_sum, union_sum
+from .base import QUANTIZERS, Quantizer, unevenness
+from .ranks import draw_items, union_mean, union_sum, all_sum
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #083adba0
+# %% ../../nbs/quantizers/23_gumbel.ipynb #c22b4446
 @QUANTIZERS.register('gumbel')
 class GumbelVQ(Quantizer):
     "A linear layer scores the codes; one is drawn by Gumbel-Softmax"
@@ -26,11 +26,12 @@ class GumbelVQ(Quantizer):
         temperature:float=1.0, # Start value; a schedule may change it
         hard:bool=True, # Decode the winner while training, rather than the blend
         diversity_weight:float=0.1, # How hard the codes are pushed to be used equally
+        kl_weight:float=0., # How hard each frame's softmax is kept from being sure too early
     ):
         super().__init__(dim, codebook_size)
         if temperature <= 0: raise QuantizerError(f"temperature is {temperature}: expected more than 0")
-        check_range(0, math.inf, diversity_weight=diversity_weight)
-        self.hard,self.weights = hard,dict(diversity=diversity_weight)
+        check_range(0, math.inf, diversity_weight=diversity_weight, kl_weight=kl_weight)
+        self.hard,self.weights = hard,dict(diversity=diversity_weight) | (dict(kl=kl_weight) if kl_weight else {})
         self.scores = nn.Linear(dim, codebook_size)
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         self.register_buffer('temperature', torch.tensor(float(temperature)))
@@ -38,13 +39,17 @@ class GumbelVQ(Quantizer):
     def assign(self, x): return self.scores(x).argmax(1, keepdim=True)
     def lookup(self, codes): return F.embedding(codes[:,0], self.codebook)
 
-    def quantize(self, x):
+    def quantize(self, x, items):
         scores = self.scores(x)
         n = all_sum(torch.tensor(float(len(x)), device=x.device), self.training).clamp(min=1)
         mean = union_sum(scores.softmax(1).sum(0), self.training)/n
-        losses = dict(diversity=1 - (-(mean*mean.clamp(min=1e-9).log()).sum()).exp()/self.codebook_size)
+        losses = dict(diversity=unevenness(mean))
+        if 'kl' in self.weights: losses['kl'] = math.log(self.codebook_size) - union_mean(torch.special.entr(scores.softmax(1).clamp(min=1e-30)).sum(1), self.training)
         if not self.training:
             codes = scores.argmax(1, keepdim=True)
             return self.lookup(codes), codes, losses
-        y = F.gumbel_softmax(scores, float(self.temperature), hard=self.hard)
-        return y @ self.codebook, y.argmax(1, keepdim=True), losses
+        noise = draw_items(items, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g))
+        y = ((scores-noise.log())/self.temperature).softmax(1)
+        codes = y.argmax(1, keepdim=True)
+        if not self.hard: return y @ self.codebook, codes, losses
+        return self.lookup(codes) + (y-y.detach()) @ self.codebook.detach(), codes, losses # the value of the first, gradients of both

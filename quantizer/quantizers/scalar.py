@@ -7,14 +7,15 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/scalar.html.md"""
 # %% auto #0
 __all__ = ['fsq_bound', 'fsq_levels', 'FSQ', 'bit_entropies', 'LFQ', 'BSQ']
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #6fd935e8
+# %% ../../nbs/quantizers/24_scalar.ipynb #316b50db
 import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import QuantizerError, check_range
-from .base import QUANTIZERS, Quantizer, straight_through
-from .ranks import all_sum, union_mean, union_sum
+from .base import QUANTIZERS, Quantizer, linear
+from .estimators import straight_through
+from .ranks import all_sum, draw_items, union_mse, union_sum
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #ca150ff4
 def fsq_bound(
@@ -42,7 +43,7 @@ def fsq_levels(
         raise QuantizerError(f"codebook_size is {codebook_size}: not a product of levels from 3 to 8; near ones are {', '.join(map(str, near))}, or give 'levels'")
     return levels
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #28af575d
+# %% ../../nbs/quantizers/24_scalar.ipynb #bb288123
 @QUANTIZERS.register('fsq')
 class FSQ(Quantizer):
     "Round each of a few dimensions to its levels"
@@ -58,7 +59,7 @@ class FSQ(Quantizer):
         super().__init__(dim, math.prod(levels))
         check_range(0, 1, noise=noise)
         self.noise = noise
-        self.inp,self.out = nn.Linear(dim, len(levels)),nn.Linear(len(levels), dim)
+        self.inp,self.out = linear(dim, len(levels)),linear(len(levels), dim)
         self.register_buffer('levels', torch.tensor(levels), persistent=False)
         self.register_buffer('basis', torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
 
@@ -66,13 +67,13 @@ class FSQ(Quantizer):
     def _codes(self, grid): return ((grid.long() + self.levels//2)*self.basis).sum(1, keepdim=True)
     def assign(self, x): return self._codes(self._grid(x))
     def lookup(self, codes): return self.out((codes//self.basis % self.levels - self.levels//2)/(self.levels//2))
-    def quantize(self, x):
+    def quantize(self, x, items):
         b = fsq_bound(self.inp(x), self.levels)
         grid = b.round()
         codes = self._codes(grid)
         if self.training and self.noise:
-            some = torch.rand(len(x), 1, device=x.device) < self.noise
-            grid = torch.where(some, b + torch.rand_like(b) - 0.5, grid)
+            u = draw_items(items, self.next_seed(), lambda rows,g: torch.rand(*b[rows].shape[:1], b.shape[1]+1, generator=g, device=b.device))
+            grid = torch.where(u[:,:1] < self.noise, b + u[:,1:] - 0.5, grid)
         return self.out(straight_through(b, grid.detach())/(self.levels//2)), codes, {}
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #0ac6c710
@@ -93,7 +94,7 @@ def bit_entropies(
     mean = union_sum(_patterns(p[:,:half]).T @ _patterns(p[:,half:]), across)/n
     return single, torch.special.entr(mean.clamp(min=1e-30)).sum() # the slope of entr at 0 is infinite
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #dfd1e336
+# %% ../../nbs/quantizers/24_scalar.ipynb #210cea50
 class _Binary(Quantizer):
     "What `LFQ` and `BSQ` share: a code is the signs of `d` dimensions"
     spherical = False
@@ -104,19 +105,19 @@ class _Binary(Quantizer):
         self.weights = dict(entropy=entropy_weight, commitment=commitment_weight)
         self.bits,self.gamma,self.beta = d,diversity_gamma,beta
         self.scale = d**-0.5 if self.spherical else 1.
-        self.inp,self.out = nn.Linear(dim, d),nn.Linear(d, dim)
-        self.register_buffer('basis', 2**torch.arange(d), persistent=False)
+        self.inp,self.out = linear(dim, d),linear(d, dim)
+        self.register_buffer('basis', 2**torch.arange(d).flip(0), persistent=False) # the first dimension is the highest bit
     def _in(self, x):
         z = self.inp(x)
         return F.normalize(z, dim=-1) if self.spherical else z
     def _codes(self, z): return ((z > 0)*self.basis).sum(1, keepdim=True)
     def assign(self, x): return self._codes(self._in(x))
     def lookup(self, codes): return self.out(((codes & self.basis != 0)*2.-1)*self.scale)
-    def quantize(self, x):
+    def quantize(self, x, items):
         z = self._in(x)
         q = torch.where(z > 0, self.scale, -self.scale)
         single,mean = bit_entropies(4*self.beta*self.scale*z, self.training)
-        losses = dict(entropy=single-self.gamma*mean, commitment=union_mean((z-q).pow(2), self.training))
+        losses = dict(entropy=single-self.gamma*mean, commitment=union_mse(z, q, self.training))
         return self.out(straight_through(z, q)), self._codes(z), losses
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #ccfd3ed9

@@ -7,15 +7,19 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/simvq.html.md"""
 # %% auto #0
 __all__ = ['SimVQ']
 
-# %% ../../nbs/quantizers/25_simvq.ipynb #89612fed
+# %% ../../nbs/quantizers/25_simvq.ipynb #40c90e96
+import math
+from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .base import QUANTIZERS, Quantizer, straight_through
-from .ranks import union_mean
+from ..core import check_range
+from .base import QUANTIZERS, Quantizer
+from .estimators import rotation, straight_through
+from .ranks import union_mse
 from .search import nearest
 
-# %% ../../nbs/quantizers/25_simvq.ipynb #1b5a3e9d
+# %% ../../nbs/quantizers/25_simvq.ipynb #9e6ab5c8
 @QUANTIZERS.register('simvq')
 class SimVQ(Quantizer):
     "The nearest of frozen random vectors, seen through a learned linear map"
@@ -24,9 +28,11 @@ class SimVQ(Quantizer):
         codebook_size:int=1024, # `K`
         commitment_weight:float=0.25, # How hard the encoder is pulled to its codes
         codebook_weight:float=1.0, # How hard the codes are pulled to the encoder
+        estimator:Literal['straight_through','rotation']='straight_through', # Of the gradient
     ):
         super().__init__(dim, codebook_size)
-        self.weights = dict(commitment=commitment_weight, codebook=codebook_weight)
+        check_range(0, math.inf, commitment_weight=commitment_weight, codebook_weight=codebook_weight)
+        self.weights,self.estimator = dict(commitment=commitment_weight, codebook=codebook_weight),estimator
         self.register_buffer('frozen', torch.randn(codebook_size, dim)*dim**-0.5)
         self.map = nn.Linear(dim, dim, bias=False)
     @property
@@ -35,7 +41,11 @@ class SimVQ(Quantizer):
         return self.map(self.frozen)
     def assign(self, x): return nearest(x, self.codebook)[:,None]
     def lookup(self, codes): return self.map(F.embedding(codes[:,0], self.frozen))
-    def quantize(self, x):
+    def candidates(self, x, n): return nearest(x, self.codebook, topk=min(n, self.codebook_size))
+    @property
+    def straight(self): return self.estimator == 'straight_through'
+    def quantize(self, x, items):
         codes = self.assign(x)
         q = self.lookup(codes)
-        return straight_through(x, q.detach()), codes, dict(commitment=union_mean((x-q.detach()).pow(2), self.training), codebook=union_mean((q-x.detach()).pow(2), self.training))
+        losses = dict(commitment=union_mse(x, q.detach(), self.training), codebook=union_mse(q, x.detach(), self.training))
+        return (straight_through if self.straight else rotation)(x, q.detach()), codes, losses

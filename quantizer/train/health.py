@@ -13,7 +13,7 @@ from fastai.learner import Metric, ValueMetric
 from ..evaluate.health import codebook_health, count_codes, verdict
 from ..evaluate.signal import NRE
 
-# %% ../../nbs/train/51_health.ipynb #d4c67520
+# %% ../../nbs/train/51_health.ipynb #59cfecae
 class CodebookHealth(Callback):
     "Count codes in validation; `health` and `verdict` describe the last epoch"
     order = 40 # before the Recorder reads the metrics
@@ -23,10 +23,11 @@ class CodebookHealth(Callback):
     def before_validate(self): self.counts = None
     def after_batch(self):
         if self.learn.training: return
-        n = count_codes(self.learn.pred.codes, self.learn.model.quantizer.codebook_size)
+        self.sizes = self.learn.model.quantizer.codebook_sizes
+        n = count_codes(self.learn.pred.codes, max(self.sizes))
         self.counts = n if self.counts is None else self.counts+n
     def after_validate(self):
-        if self.counts is not None: self.health = codebook_health(self.counts, self.token_rate)
+        if self.counts is not None: self.health = codebook_health(self.counts, self.token_rate, self.sizes)
     @property
     def verdict(self)->str:
         "One sentence about the last epoch"

@@ -72,7 +72,7 @@ def anneal(
     if shape == 'exp' and not (start > 0 and end > 0): raise QuantizerError(f"an exponential way from {start} to {end} is impossible: both must be more than 0")
     return dict(exp=lambda p: start*(end/start)**p, linear=lambda p: start+p*(end-start), cos=lambda p: _cos(start, end, p))[shape]
 
-# %% ../../nbs/train/50_schedule.ipynb #aa443039
+# %% ../../nbs/train/50_schedule.ipynb #b1073b56
 class Anneal(Callback):
     "Set buffers of the quantizer as training goes on"
     order,run_valid = 5,False
@@ -80,8 +80,10 @@ class Anneal(Callback):
         values:dict, # Name of a buffer -> progress -> value
     ): self.values = values
     def before_fit(self):
-        buffers = dict(self.learn.model.quantizer.named_buffers(recurse=False))
+        q = self.learn.model.quantizer
+        self.moved = q.quantities()
         for k in self.values:
-            if k not in buffers or buffers[k].ndim: raise QuantizerError(f"quantizer '{self.learn.model.quantizer.name}' has no quantity '{k}' to anneal; it has: {', '.join(n for n,b in buffers.items() if not b.ndim and b.is_floating_point()) or 'none'}")
+            if k not in self.moved: raise QuantizerError(f"quantizer '{q.name}' has no quantity '{k}' to anneal; it has: {', '.join(self.moved) or 'none'}")
     def before_batch(self):
-        for k,f in self.values.items(): getattr(self.learn.model.quantizer, k).fill_(f(self.learn.pct_train))
+        for k,f in self.values.items():
+            for b in self.moved[k]: b.fill_(f(self.learn.pct_train))

@@ -1,0 +1,39 @@
+"Quantizers that the tests put through the contract: every registered one as it comes, and options of them"
+from quantizer.all import QUANTIZERS
+
+options = {
+    'vq random start':('vq', dict(kmeans_iters=0)),
+    'vq staged start':('vq', dict(kmeans_steps=3)),
+    'vq eager revival':('vq', dict(kmeans_iters=3, revive_below=0.5)),
+    'vq gradient':('vq', dict(codebook='gradient')),
+    'vq gradient, all losses':('vq', dict(codebook='gradient', orthogonal_weight=0.1, diversity_weight=0.1)),
+    'vq frozen':('vq', dict(codebook='frozen')),
+    'vq cosine':('vq', dict(metric='cosine')),
+    'vq cosine gradient':('vq', dict(metric='cosine', codebook='gradient')),
+    'vq factorised':('vq', dict(metric='cosine', codebook_dim=3)),
+    'vq heads':('vq', dict(heads=2)),
+    'vq rotation':('vq', dict(estimator='rotation')),
+    'vq diveq':('vq', dict(estimator='diveq', codebook='gradient', codebook_weight=0.)),
+    'vq drawn codes':('vq', dict(temperature=0.5)),
+    'gumbel soft':('gumbel', dict(hard=False, kl_weight=0.1)),
+    'fsq noise':('fsq', dict(noise=0.5)),
+    'simvq rotation':('simvq', dict(estimator='rotation')),
+    'kmeans staged':('kmeans', dict(kmeans_steps=3)),
+    'residual sizes':('residual', dict(codebook_size=[16,8,4])),
+    'residual dropout':('residual', dict(dropout=0.7)),
+    'residual shared':('residual', dict(shared=True)),
+    'residual attached':('residual', dict(detach=False)),
+    'residual beam':('residual', dict(beam=3)),
+    'residual fsq, dropout':('residual', dict(quantizer='fsq', dropout=0.5)),
+    'residual lfq':('residual', dict(quantizer='lfq')),
+    'residual gumbel':('residual', dict(quantizer='gumbel')),
+    'residual factorised':('residual', dict(quantizer=dict(name='vq', codebook_dim=3, metric='cosine'))),
+    'grouped shared':('grouped', dict(groups=4, shared=True)),
+    'grouped residual':('grouped', dict(quantizer=dict(name='residual', num_quantizers=2, dropout=0.5))),
+}
+variants = {k:(k, {}) for k in sorted(QUANTIZERS)} | options
+
+def make(variant, **sizes):
+    "A fresh quantizer"
+    name,kwargs = variants[variant]
+    return QUANTIZERS[name](**(sizes | kwargs))
