@@ -44,7 +44,7 @@ def unevenness(
     "The diversity loss of wav2vec 2.0: `1 - exp(entropy)/K`"
     return 1 - torch.special.entr(p.clamp(min=1e-30)).sum().exp()/len(p) # the slope of entr at 0 is infinite
 
-# %% ../../nbs/quantizers/20_base.ipynb #56aa8523
+# %% ../../nbs/quantizers/20_base.ipynb #0d81c61a
 class Quantizer(nn.Module):
     "The contract, and all of it that does not depend on the family"
     name = None # As registered in `QUANTIZERS`
@@ -104,7 +104,7 @@ class Quantizer(nn.Module):
     )->Quantized:
         "Quantize the real frames of a batch; in training mode, learn from them"
         self._check(z, mask)
-        (B,T,D),real = z.shape,None if mask is None else mask.flatten()
+        B,T,D = z.shape
         if not self.training: # by the road of `encode` and `decode`, so that not even rounding differs
             all_codes = self.encode(z, mask)
             res = Quantized(self.decode(all_codes).to(z.dtype), all_codes, z.new_zeros((), dtype=torch.float32))
@@ -112,10 +112,10 @@ class Quantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             x = z.reshape(-1, D).float()
             at = None if mask is None else mask.flatten().nonzero()[:,0]
-            items = torch.arange(B*T, device=z.device) if at is None else at
+            items = torch.arange(B, device=z.device)[:,None].expand(B, T).reshape(-1) if at is None else at//T
             if at is not None: x = x[at]
             self._check_finite(x)
-            q,codes,losses = self.quantize(x, items//T)
+            q,codes,losses = self.quantize(x, items)
             loss = sum((self.weights[k]*v for k,v in losses.items()), x.new_zeros(()))
         if not self.training: return Quantized(res.z_q, res.codes, loss, losses)
         if at is not None:

@@ -17,15 +17,16 @@ from .base import QUANTIZERS, Quantizer, linear
 from .estimators import straight_through
 from .ranks import all_sum, draw_items, union_mse, union_sum
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #ca150ff4
+# %% ../../nbs/quantizers/24_scalar.ipynb #8a13de36
+def _fsq_scale(levels, eps=1e-3): return (levels-1)*(1+eps)/2, torch.where(levels % 2 == 1, 0., 0.5)
+
 def fsq_bound(
     z:Tensor, # `(...,d)`
     levels:Tensor, # `(d,)` levels of each dimension
     eps:float=1e-3, # Room beyond the outer levels, so that they can be reached
 )->Tensor: # `(...,d)`; rounding it gives `levels` different values
     "Squash each dimension into the interval of its levels"
-    h = (levels-1)*(1+eps)/2
-    o = torch.where(levels % 2 == 1, 0., 0.5)
+    h,o = _fsq_scale(levels, eps)
     return torch.tanh(z+torch.atanh(o/h))*h - o
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #3f4c3afc
@@ -43,7 +44,27 @@ def fsq_levels(
         raise QuantizerError(f"codebook_size is {codebook_size}: not a product of levels from 3 to 8; near ones are {', '.join(map(str, near))}, or give 'levels'")
     return levels
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #bb288123
+# %% ../../nbs/quantizers/24_scalar.ipynb #483e76bc
+class _Round(torch.autograd.Function):
+    "Bound and round `(N,d)` as FSQ does: the result scaled to -1..1, with a straight-through gradient, and the whole numbers"
+    @staticmethod
+    def forward(ctx, z, shift, h, offset, half):
+        (N,d),w = z.shape,len(h)
+        ctx.shape,pad = z.shape,-N % (w//d)
+        z = F.pad(z, (0, 0, 0, pad)) if pad else z
+        t = torch.add(z.reshape(-1, w), shift).tanh_()
+        grid = torch.addcmul(offset, t, h).round_()
+        ctx.save_for_backward(t, h, half)
+        grid,v = grid.view(-1, d)[:N],(grid/half).view(-1, d)[:N]
+        ctx.mark_non_differentiable(grid)
+        ctx.set_materialize_grads(False)
+        return v,grid
+    @staticmethod
+    def backward(ctx, g, _):
+        (t,h,half),(N,d) = ctx.saved_tensors,ctx.shape
+        if len(g)*d < t.numel(): g = F.pad(g, (0, 0, 0, t.numel()//d-N))
+        return torch.ops.aten.tanh_backward(g.reshape(t.shape), t).mul_(h/half).view(-1, d)[:N],None,None,None,None
+
 @QUANTIZERS.register('fsq')
 class FSQ(Quantizer):
     "Round each of a few dimensions to its levels"
@@ -62,19 +83,24 @@ class FSQ(Quantizer):
         self.inp,self.out = linear(dim, len(levels)),linear(len(levels), dim)
         self.register_buffer('levels', torch.tensor(levels), persistent=False)
         self.register_buffer('basis', torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
+        self.register_buffer('digits', self.basis.float(), persistent=False)
+        self.register_buffer('first', (self.levels//2*self.basis).sum().float(), persistent=False) # code of the vector 0
+        h,o = _fsq_scale(self.levels.repeat(64))
+        self.register_buffer('rows', torch.stack([torch.atanh(o/h), h, -o, self.levels.repeat(64)//2]), persistent=False)
 
-    def _grid(self, x): return fsq_bound(self.inp(x), self.levels).round()
     def _codes(self, grid): return ((grid.long() + self.levels//2)*self.basis).sum(1, keepdim=True)
-    def assign(self, x): return self._codes(self._grid(x))
+    def assign(self, x): return self._codes(fsq_bound(self.inp(x), self.levels).round())
     def lookup(self, codes): return self.out((codes//self.basis % self.levels - self.levels//2)/(self.levels//2))
     def quantize(self, x, items):
-        b = fsq_bound(self.inp(x), self.levels)
-        grid = b.round()
-        codes = self._codes(grid)
-        if self.training and self.noise:
-            u = draw_items(items, self.next_seed(), lambda rows,g: torch.rand(*b[rows].shape[:1], b.shape[1]+1, generator=g, device=b.device))
-            grid = torch.where(u[:,:1] < self.noise, b + u[:,1:] - 0.5, grid)
-        return self.out(straight_through(b, grid.detach())/(self.levels//2)), codes, {}
+        z = self.inp(x)
+        if not self.training or not self.noise:
+            v,grid = _Round.apply(z, *self.rows)
+            exact = self.codebook_size <= 2**24 # in float32
+            return self.out(v), torch.mv(grid, self.digits).add_(self.first).long()[:,None] if exact else self._codes(grid), {}
+        b = fsq_bound(z, self.levels)
+        u = draw_items(items, self.next_seed(), lambda rows,g: torch.rand(len(b[rows]), b.shape[1]+1, generator=g, device=b.device))
+        noisy = torch.where(u[:,:1] < self.noise, b + u[:,1:] - 0.5, b.round())
+        return self.out(straight_through(b, noisy.detach())/(self.levels//2)), self._codes(b.round()), {}
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #0ac6c710
 def _patterns(p):

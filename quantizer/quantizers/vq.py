@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/vq.html.md"""
 # %% auto #0
 __all__ = ['VQ', 'orthogonality', 'mean_choice']
 
-# %% ../../nbs/quantizers/22_vq.ipynb #6ce50111
+# %% ../../nbs/quantizers/22_vq.ipynb #86b6776b
 import math
 from typing import Literal
 import torch
@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch
 from ..core import QuantizerError, check_range
 from .base import QUANTIZERS, Quantizer, linear, unevenness
-from .estimators import diveq, rotation, straight_through
-from .ranks import all_sum, draw_items, pick_rows, union_mse, union_sum
+from .estimators import diveq, rotation, straight_through_error
+from .ranks import all_sum, draw_items, pick_rows, union_average, union_mse, union_sum
 from .search import kmeans, nearest
 
-# %% ../../nbs/quantizers/22_vq.ipynb #b412f93b
+# %% ../../nbs/quantizers/22_vq.ipynb #f30119e5
 @QUANTIZERS.register('vq')
 class VQ(Quantizer):
     "A codebook of vectors; the nearest one wins"
@@ -94,22 +94,25 @@ class VQ(Quantizer):
         vectors = self.vectors
         codes = self._choose(h, vectors, items)
         q = F.embedding(codes, vectors)
-        losses = dict(commitment=union_mse(h, q.detach(), self.training))
+        h_q,error = self._estimate(h, q, items)
+        losses = dict(commitment=union_average(error, h.numel(), self.training))
         if 'codebook' in self.weights: losses['codebook'] = union_mse(q, h.detach(), self.training)
         if 'orthogonal' in self.weights: losses['orthogonal'] = orthogonality(vectors)
         if 'diversity' in self.weights: losses['diversity'] = unevenness(mean_choice(h, vectors, self.training))
         with torch.no_grad():
             if self.training: self.update(h, codes)
-        return self._out(self._estimate(h, q, items)), codes.view(-1, self.num_codebooks), losses
+        return self._out(h_q), codes.view(-1, self.num_codebooks), losses
 
     def _choose(self, h, vectors, items):
         if not (self.training and self.draws_codes): return nearest(h, vectors, self.metric)
         return draw_items(items, self.next_seed(), lambda rows,g: nearest(h[rows], vectors, self.metric, None, self.temperature, g))
     def _estimate(self, h, q, items):
-        if self.estimator == 'rotation': return rotation(h, q.detach())
-        if self.estimator == 'straight_through': return straight_through(h, q.detach())
+        "The chosen vectors with a gradient, and the sum of squared differences"
+        if self.estimator == 'straight_through': return straight_through_error(h, q.detach())
+        error = F.mse_loss(h, q.detach(), reduction='sum')
+        if self.estimator == 'rotation': return rotation(h, q.detach()), error
         noise = draw_items(items, self.next_seed(), lambda rows,g: torch.empty_like(h[rows]).normal_(generator=g)) if self.training else None
-        return diveq(h, q, noise)
+        return diveq(h, q, noise), error
 
 # %% ../../nbs/quantizers/22_vq.ipynb #3a8cc97d
 @patch
