@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/autoencoder.html.md"""
 # %% auto #0
 __all__ = ['Reconstruction', 'SpeechQuantizer', 'check_model', 'build_model']
 
-# %% ../../nbs/models/32_autoencoder.ipynb #d72ced36
+# %% ../../nbs/models/32_autoencoder.ipynb #714f4ea7
 import inspect, math
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ..core import QuantizerError, check_args, lengths_to_mask, nearest_name
 from .backbones import DECODERS, ENCODERS
 from .losses import LOSSES
 from ..quantizers.base import NO_CODE, QUANTIZERS, Quantizer
-from ..quantizers.residual import check_inner
+from ..quantizers.residual import check_inner, inner_block
 import quantizer.quantizers.frozen, quantizer.quantizers.gumbel, quantizer.quantizers.scalar, quantizer.quantizers.simvq # they register themselves
 
 # %% ../../nbs/models/32_autoencoder.ipynb #da9410c3
@@ -85,7 +85,7 @@ class SpeechQuantizer(nn.Module):
         y = self.decoder(self.quantizer.decode(codes), token_mask, mask)
         return (y*self.std+self.mean)*mask[...,None]
 
-# %% ../../nbs/models/32_autoencoder.ipynb #e956c55e
+# %% ../../nbs/models/32_autoencoder.ipynb #c8ffdbbc
 _GIVEN = dict(encoder=('dim_in','dim_out'), quantizer=(), decoder=('dim_in','dim_out','upsample'))
 
 def _part(kind, registry, block):
@@ -103,8 +103,8 @@ def check_model(
     outer,losses = deepcopy(block['quantizer']),{}
     quantizer = outer # the one with losses: the innermost
     while 'quantizer' in inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters:
-        inner = quantizer.get('quantizer', 'vq')
-        quantizer['quantizer'] = quantizer = dict(name=inner) if isinstance(inner, str) else inner
+        quantizer['quantizer'] = inner = inner_block(quantizer.get('quantizer', 'vq'), 'model.quantizer.quantizer')
+        quantizer = inner
     own = [o.removesuffix('_weight') for o in inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters if o.endswith('_weight')]
     for k,w in block['losses'].items():
         if w is None: # taken out

@@ -21,7 +21,7 @@ from .estimators import diveq, rotation, straight_through_error
 from .ranks import all_sum, draw_items, pick_rows, union_average, union_mse, union_sum
 from .search import kmeans, nearest
 
-# %% ../../nbs/quantizers/22_vq.ipynb #f30119e5
+# %% ../../nbs/quantizers/22_vq.ipynb #7dae3c2c
 @QUANTIZERS.register('vq')
 class VQ(Quantizer):
     "A codebook of vectors; the nearest one wins"
@@ -43,10 +43,11 @@ class VQ(Quantizer):
         orthogonal_weight:float=0., # How hard codes are pushed apart in angle; for `"gradient"`
         diversity_weight:float=0., # How hard codes are pushed to be used equally
     ):
+        check_range(1, math.inf, dim=dim, heads=heads)
         super().__init__(dim, codebook_size, heads)
         check_range(0, 0.9999, decay=decay)
         check_range(0, 0.9, revive_below=revive_below)
-        check_range(1, math.inf, kmeans_steps=kmeans_steps, codebook_dim=codebook_dim or 1)
+        check_range(1, math.inf, kmeans_steps=kmeans_steps, codebook_dim=1 if codebook_dim is None else codebook_dim)
         check_range(0, math.inf, kmeans_iters=kmeans_iters, commitment_weight=commitment_weight, codebook_weight=codebook_weight, temperature=temperature,
             orthogonal_weight=orthogonal_weight, diversity_weight=diversity_weight)
         if orthogonal_weight and codebook != 'gradient': raise QuantizerError(f"orthogonal_weight is {orthogonal_weight}, and the codebook learns by '{codebook}': only codebook='gradient' can follow it")
