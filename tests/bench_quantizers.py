@@ -103,7 +103,7 @@ if __name__ == '__main__':
         rows = []
         for case in CASES:
             small = case[1]*case[2] < 2**17 or case[0] in ('fsq','lfq')
-            rows.append(measure(case, 15 if small else 5 if case[2] < 2**16 else 3))
+            rows.append(measure(case, 15 if small else 7 if case[2] < 8192 else 3))
             show(rows[-1])
         cpu = next((o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name')), platform.processor())
         about = dict(cpu=cpu, torch=torch.__version__, vqt=__import__('importlib.metadata').metadata.version('vector-quantize-pytorch'), limit_gb=LIMIT)

@@ -1,6 +1,7 @@
 "Twenty steps of every quantizer on one rank's part of made-up frames; started by test_ranks.py in one process, and in two"
 import sys, torch, torch.distributed as dist
 from safetensors.torch import save_file
+from quantizer.all import Quantizer
 from variants import make, variants
 
 def parts(step, rank, world, dim):
@@ -31,17 +32,20 @@ def run(q, enc, rank, world):
     held = enc(torch.randn(4, 50, 8, generator=torch.Generator().manual_seed(99))).detach()
     codes = q.eval().encode(held)
     if rank == 0: q(held) # one rank may evaluate alone
-    return dict(losses=torch.stack(log), codes=codes, **{f'state.{k}':v for k,v in q.state_dict().items()}, **{f'enc.{k}':v for k,v in enc.state_dict().items()})
+    return dict(losses=torch.stack(log), codes=codes, **{f'state.{k}':v for k,v in q.state_dict().items() if not k.endswith('draws')}, **{f'enc.{k}':v for k,v in enc.state_dict().items()})
 
-def build(variant):
+def build(variant, rank):
     torch.manual_seed(0)
-    return make(variant, dim=8, codebook_size=64),torch.nn.Linear(8, 8)
+    q,enc = make(variant, dim=8, codebook_size=64),torch.nn.Linear(8, 8)
+    for m in q.modules():
+        if isinstance(m, Quantizer): m.draws += 1000*rank # ranks that were seeded differently agree
+    return q,enc
 
 if __name__ == '__main__':
     rank,world,init,made,out = sys.argv[1:]
     rank,world = int(rank),int(world)
     torch.set_num_threads(1)
-    built = {k:build(k) for k in variants} if made == 'early' else {}
+    built = {k:build(k, rank) for k in variants} if made == 'early' else {}
     if world > 1: dist.init_process_group('gloo', init_method=init, rank=rank, world_size=world)
-    res = {k:run(*(built.get(k) or build(k)), rank, world) for k in variants}
+    res = {k:run(*(built.get(k) or build(k, rank)), rank, world) for k in variants}
     save_file({f'{k}:{n}':v.contiguous() for k,o in res.items() for n,v in o.items()}, out)

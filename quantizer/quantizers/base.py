@@ -7,23 +7,24 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/base.html.md"""
 # %% auto #0
 __all__ = ['QUANTIZERS', 'NO_CODE', 'Quantized', 'linear', 'unevenness', 'Quantizer']
 
-# %% ../../nbs/quantizers/20_base.ipynb #74491675
+# %% ../../nbs/quantizers/20_base.ipynb #f312f559
 import math
 from dataclasses import dataclass, field
 import torch
 import torch.export
 from torch import Tensor, nn
 from ..core import QuantizerError, Registry, check_range
+from .ranks import agree, num_ranks
 
 # %% ../../nbs/quantizers/20_base.ipynb #41f2b34a
 QUANTIZERS = Registry('quantizer')
 NO_CODE = -1 # The code of a padded frame
 
-# %% ../../nbs/quantizers/20_base.ipynb #38947760
+# %% ../../nbs/quantizers/20_base.ipynb #5f681a6f
 @dataclass
 class Quantized:
     "What a quantizer makes of a batch"
-    z_q:Tensor # `(B,T,D)` chosen vectors, zero where padded; gradients pass to `z`
+    z_q:Tensor # `(B,T,D)` chosen vectors, zero where padded; gradients pass to `z`; not to be changed in place
     codes:Tensor # `(B,T,Q)` int64 codes, -1 where padded
     loss:Tensor # Scalar, already weighted: add it to the loss of the task
     losses:dict = field(default_factory=dict) # Name -> scalar, not weighted, for the log
@@ -44,7 +45,7 @@ def unevenness(
     "The diversity loss of wav2vec 2.0: `1 - exp(entropy)/K`"
     return 1 - torch.special.entr(p.clamp(min=1e-30)).sum().exp()/len(p) # the slope of entr at 0 is infinite
 
-# %% ../../nbs/quantizers/20_base.ipynb #0d81c61a
+# %% ../../nbs/quantizers/20_base.ipynb #1f5dfe2b
 class Quantizer(nn.Module):
     "The contract, and all of it that does not depend on the family"
     name = None # As registered in `QUANTIZERS`
@@ -58,7 +59,7 @@ class Quantizer(nn.Module):
         self._sizes = [codebook_size]*num_codebooks if isinstance(codebook_size, int) else list(codebook_size)
         check_range(1, math.inf, dim=dim, num_codebooks=num_codebooks, codebook_size=min(self._sizes, default=0))
         self.dim = dim
-        self.weights = {}
+        self.weights,self._agreed = {},False
         self.register_buffer('draws', torch.randint(2**48, ())) # counts random draws, on all ranks alike
 
     @property
@@ -86,10 +87,22 @@ class Quantizer(nn.Module):
         return found
     def next_seed(self)->int:
         "The seed of the next random draw, the same on every rank"
+        if self.training and not self._agreed: # ranks may have been seeded differently
+            agree(self.draws)
+            self._agreed = num_ranks() > 1
         self.draws += 1
         return int(self.draws)
 
+    def _apply(self, fn, recurse=True):
+        "Moves to a device, and stays float32 under `.half()`, `.double()` and the like"
+        def _move(t):
+            new = fn(t)
+            return t.to(new.device) if t.is_floating_point() and new.dtype != t.dtype else new
+        return super()._apply(_move, recurse)
+
     def _check(self, z, mask):
+        if not isinstance(z, Tensor) or not z.is_floating_point(): raise QuantizerError(f"{self.name}: got {z.dtype if isinstance(z, Tensor) else type(z).__name__}, expected a tensor of floating point vectors")
+        if mask is not None and mask.dtype != torch.bool: raise QuantizerError(f"{self.name}: got a mask of {mask.dtype}, expected torch.bool")
         if z.ndim != 3 or z.shape[-1] != self.dim: raise QuantizerError(f"{self.name}: got vectors of shape {tuple(z.shape)}, expected (B, T, {self.dim})")
         if not z.shape[0] or not z.shape[1]: raise QuantizerError(f"{self.name}: got an empty batch, of shape {tuple(z.shape)}")
         if mask is not None and mask.shape != z.shape[:2]: raise QuantizerError(f"{self.name}: got a mask of shape {tuple(mask.shape)} for vectors of shape {tuple(z.shape)}")
@@ -117,11 +130,12 @@ class Quantizer(nn.Module):
             self._check_finite(x)
             q,codes,losses = self.quantize(x, items)
             loss = sum((self.weights[k]*v for k,v in losses.items()), x.new_zeros(()))
-        if not self.training: return Quantized(res.z_q, res.codes, loss, losses)
         if at is not None:
             q = q.new_zeros(B*T, D).index_copy(0, at, q)
             codes = codes.new_full((B*T, self.num_codebooks), NO_CODE).index_copy(0, at, codes)
-        return Quantized(q.view(B, T, D).to(z.dtype), codes.view(B, T, -1), loss, losses)
+        z_q = q.view(B, T, D).to(z.dtype)
+        if not self.training: return Quantized(res.z_q.detach() + (z_q - z_q.detach()), res.codes, loss, losses) # its value, with a gradient
+        return Quantized(z_q, codes.view(B, T, -1), loss, losses)
 
     @torch.no_grad()
     def encode(self,
@@ -141,9 +155,11 @@ class Quantizer(nn.Module):
         "The vectors of codes; raises `QuantizerError` for a code outside of its codebook"
         if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks:
             raise QuantizerError(f"{self.name}: got codes of shape {tuple(codes.shape)}, expected (B, T, {self.num_codebooks})")
+        if codes.is_floating_point() or codes.dtype == torch.bool: raise QuantizerError(f"{self.name}: got codes of {codes.dtype}, expected whole numbers")
         if not torch.compiler.is_compiling():
+            if ((codes == NO_CODE).any(-1) != (codes == NO_CODE).all(-1)).any(): raise QuantizerError(f"{self.name}: a frame has codes of some codebooks and none (-1) of others")
             for c,size in zip(codes.unbind(-1), self.codebook_sizes):
                 if c.numel() and not NO_CODE <= c.min() <= c.max() < size:
                     raise QuantizerError(f"{self.name}: got code {int(c.max() if c.max() >= size else c.min())}, expected 0 to {size-1}")
-        q = self.lookup(codes.clamp(min=0).view(-1, self.num_codebooks)).view(*codes.shape[:2], -1)
+        q = self.lookup(codes.long().clamp(min=0).reshape(-1, self.num_codebooks)).view(*codes.shape[:2], self.dim)
         return q*(codes[...,:1] != NO_CODE)

@@ -84,7 +84,7 @@ def check_padding(make):
     for fill in (1e4, torch.nan):
         for a,b in zip(plain, _run(33, fill)): assert torch.equal(a, b), 'padding changes nothing'
 
-# %% ../../nbs/quantizers/29_contract.ipynb #b7efdc99
+# %% ../../nbs/quantizers/29_contract.ipynb #1ef721df
 def check_gradient(q):
     "Gradients reach the encoder from the output and from the loss"
     z,mask = _batch(q.dim)
@@ -93,16 +93,22 @@ def check_gradient(q):
     (res.z_q*torch.randn_like(res.z_q)).sum().backward()
     assert (z.grad[mask].abs().sum(-1) > 0).all(), 'each real frame gets a gradient from z_q'
     assert torch.isfinite(z.grad).all()
+    z.grad = None
+    q.eval()(z, mask).z_q.sum().backward()
+    assert (z.grad[mask].abs().sum(-1) > 0).all(), 'a quantizer in eval mode passes the gradient on, too'
+    q.train()
     if any(q.weights.values()):
         z.grad = None
         q(z, mask).loss.backward()
         assert (z.grad[mask].abs().sum(-1) > 0).any() and torch.isfinite(z.grad).all(), 'the loss has a gradient for z'
 
-# %% ../../nbs/quantizers/29_contract.ipynb #ce7a099a
+# %% ../../nbs/quantizers/29_contract.ipynb #c57c8614
 def check_precision(q):
     "Under bfloat16 autocast the codebook stays float32, and so do codes and state"
     z,mask = _batch(q.dim)
-    kinds = {k:v.dtype for k,v in q.state_dict().items()}
+    before = {k:v.clone() for k,v in q.state_dict().items()}
+    kinds = {k:v.dtype for k,v in q.half().double().state_dict().items()}
+    assert all(torch.equal(v, before[k]) for k,v in q.state_dict().items()), 'a change of type leaves the codebook alone'
     assert all(o == torch.float32 for o in kinds.values() if o.is_floating_point), 'codebooks and statistics are float32'
     with torch.autocast('cpu', torch.bfloat16): q.train()(z.bfloat16(), mask)
     assert {k:v.dtype for k,v in q.state_dict().items()} == kinds, 'state keeps its types'

@@ -26,24 +26,30 @@ def straight_through(
     "`q` forward, the identity backward"
     return _StraightThrough.apply(z, q)
 
-# %% ../../nbs/quantizers/18_estimators.ipynb #50a2bda5
+# %% ../../nbs/quantizers/18_estimators.ipynb #47d4549e
+def _pieces(*xs):
+    "Rows of `(N,D)` tensors, on a CPU so few at a time that they stay in its cache"
+    return zip(*[x.split(max(1, 2**16//x.shape[1]) if x.device.type == 'cpu' else max(1, len(x))) for x in xs])
+
 class _StraightThroughError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, q):
-        d = z - q
-        ctx.save_for_backward(d)
-        return q.view_as(q), torch.dot(d.flatten(), d.flatten())
+        ctx.save_for_backward(z, q)
+        return q.view_as(q), sum((torch.dot(d, d) for d in ((a-b).flatten() for a,b in _pieces(z, q))), z.new_zeros(()))
     @staticmethod
-    def backward(ctx, g, ge): return torch.addcmul(g, ctx.saved_tensors[0], 2*ge), None
+    def backward(ctx, g, ge):
+        res = torch.empty_like(g)
+        for out,a,b,c in _pieces(res, g, *ctx.saved_tensors): torch.addcmul(a, b-c, 2*ge, out=out)
+        return res, None
 
 def straight_through_error(
-    z:Tensor, # What was quantized
-    q:Tensor, # What was chosen for it, of the same shape; the first result shares its memory
+    z:Tensor, # `(N,D)` what was quantized
+    q:Tensor, # `(N,D)` what was chosen for it; the first result shares its memory
 )->tuple[Tensor,Tensor]: # As `straight_through`, and the sum of squared differences, with a gradient to `z`
     "Straight through, and how far it was"
     return _StraightThroughError.apply(z, q)
 
-# %% ../../nbs/quantizers/18_estimators.ipynb #20e1a27f
+# %% ../../nbs/quantizers/18_estimators.ipynb #00e291dd
 class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, q):
@@ -55,7 +61,8 @@ class _Rotation(torch.autograd.Function):
         nz,nq = (o.norm(dim=-1, keepdim=True).clamp(min=1e-6) for o in (z, q))
         z,q = z/nz,q/nq
         r = F.normalize(z+q, dim=-1)
-        return (g - 2*(r*g).sum(-1, keepdim=True)*r + 2*(q*g).sum(-1, keepdim=True)*z)*(nq/nz), None
+        turned = (g - 2*(r*g).sum(-1, keepdim=True)*r + 2*(q*g).sum(-1, keepdim=True)*z)*(nq/nz)
+        return torch.where(nz > 1e-6, turned, g), None # a zero vector has no angle
 
 def rotation(
     z:Tensor, # `(...,D)` what was quantized

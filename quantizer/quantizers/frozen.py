@@ -7,19 +7,20 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/frozen.html.md"""
 # %% auto #0
 __all__ = ['KMeansVQ', 'RandomProjectionVQ']
 
-# %% ../../nbs/quantizers/26_frozen.ipynb #dc89fee2
+# %% ../../nbs/quantizers/26_frozen.ipynb #f2b60529
 from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import QuantizerError
+from ..core import QuantizerError, checked
 from .base import QUANTIZERS
 from .vq import VQ
 
-# %% ../../nbs/quantizers/26_frozen.ipynb #2f2f239a
+# %% ../../nbs/quantizers/26_frozen.ipynb #d9abe506
 @QUANTIZERS.register('kmeans')
 class KMeansVQ(VQ):
     "K-means centres, fitted once"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int=1024, # `K`
@@ -35,13 +36,16 @@ class KMeansVQ(VQ):
         x:Tensor, # `(N,D)` frames, of all ranks
     )->'KMeansVQ':
         "Place all centres by k-means on `x`"
+        if x.ndim != 2 or x.shape[1] != self.dim: raise QuantizerError(f"{self.name}: got frames of shape {tuple(x.shape)}, expected (N, {self.dim})")
+        self._check_finite(x)
         steps,self.kmeans_steps = self.kmeans_steps,1
         self.placed.zero_()
         self.start(self._in(x.float()))
         self.kmeans_steps = steps
+        if not self._started: raise QuantizerError(f"{self.name}: got no frames to fit")
         return self
 
-# %% ../../nbs/quantizers/26_frozen.ipynb #85e76fd2
+# %% ../../nbs/quantizers/26_frozen.ipynb #2cb501df
 class _FixedLinear(nn.Module):
     "A linear map that no optimizer sees"
     def __init__(self, dim_in, dim_out):
@@ -52,6 +56,7 @@ class _FixedLinear(nn.Module):
 @QUANTIZERS.register('random_projection')
 class RandomProjectionVQ(VQ):
     "The nearest of random codes by angle, behind a random projection"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int=8192, # `K`

@@ -7,19 +7,20 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/gumbel.html.md"""
 # %% auto #0
 __all__ = ['GumbelVQ']
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #64756215
+# %% ../../nbs/quantizers/23_gumbel.ipynb #84cfe461
 import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import QuantizerError, check_range
+from ..core import QuantizerError, check_range, checked
 from .base import QUANTIZERS, Quantizer, unevenness
 from .ranks import draw_items, union_mean, union_sum, all_sum
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #c22b4446
+# %% ../../nbs/quantizers/23_gumbel.ipynb #afef3abd
 @QUANTIZERS.register('gumbel')
 class GumbelVQ(Quantizer):
     "A linear layer scores the codes; one is drawn by Gumbel-Softmax"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int=1024, # `K`
@@ -45,11 +46,8 @@ class GumbelVQ(Quantizer):
         mean = union_sum(scores.softmax(1).sum(0), self.training)/n
         losses = dict(diversity=unevenness(mean))
         if 'kl' in self.weights: losses['kl'] = math.log(self.codebook_size) - union_mean(torch.special.entr(scores.softmax(1).clamp(min=1e-30)).sum(1), self.training)
-        if not self.training:
-            codes = scores.argmax(1, keepdim=True)
-            return self.lookup(codes), codes, losses
-        noise = draw_items(items, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g))
-        y = ((scores-noise.log())/self.temperature).softmax(1)
-        codes = y.argmax(1, keepdim=True)
-        if not self.hard: return y @ self.codebook, codes, losses
+        noise = draw_items(items, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g)).log() if self.training else 0.
+        y = ((scores-noise)/self.temperature.clamp(min=1e-4)).softmax(1)
+        codes = (y if self.training else scores).argmax(1, keepdim=True)
+        if self.training and not self.hard: return y @ self.codebook, codes, losses
         return self.lookup(codes) + (y-y.detach()) @ self.codebook.detach(), codes, losses # the value of the first, gradients of both

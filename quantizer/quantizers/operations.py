@@ -16,32 +16,40 @@ from ..core import QuantizerError, check_range
 from .search import nearest
 from .vq import VQ
 
-# %% ../../nbs/quantizers/28_operations.ipynb #390f4e51
+# %% ../../nbs/quantizers/28_operations.ipynb #3f1cc74a
+def _placed(vq, what):
+    if int(vq.placed) < vq.codebook_size: raise QuantizerError(f"{vq.name}: its codebook has not been started, there is nothing to {what}: train a step, or load a codebook")
+
+def _vectors(vq, vectors, n):
+    "`vectors` as `n` codes, refused if they cannot be"
+    vectors,want = torch.as_tensor(vectors, dtype=torch.float32, device=vq.codebook.device),(n, vq.codebook_dim)
+    if tuple(vectors.shape) != want: raise QuantizerError(f"{vq.name}: got codes of shape {tuple(vectors.shape)}, expected {want}")
+    if not torch.isfinite(vectors).all(): raise QuantizerError(f"{vq.name}: the codes to load hold NaN or infinite values")
+    return F.normalize(vectors, dim=1) if vq.metric == 'cosine' else vectors
+
 @patch
 def freeze(self:VQ)->VQ:
-    "Codes stop learning and are not revived; the encoder still gets its gradient"
+    "Codes stop learning and are not revived; the encoder still gets its gradient. Freeze again after loading a state: it is a setting, not state"
+    _placed(self, 'freeze')
     self.learn_by,self._started = 'frozen',True
-    self.placed.fill_(self.codebook_size)
     self.codebook.requires_grad_(False)
     return self
 
-# %% ../../nbs/quantizers/28_operations.ipynb #be5f1871
+# %% ../../nbs/quantizers/28_operations.ipynb #be6fdf52
 @patch
 def load_codebook(self:VQ,
     vectors:Tensor, # `(K,codebook_dim)`
 )->VQ:
     "Take these vectors as codes, all as equally used; k-means will not move them"
-    want = (self.codebook_size, self.codebook_dim)
-    if tuple(vectors.shape) != want: raise QuantizerError(f"{self.name}: got codes of shape {tuple(vectors.shape)}, expected {want}")
-    if not torch.isfinite(vectors).all(): raise QuantizerError(f"{self.name}: the codes to load hold NaN or infinite values")
+    vectors = _vectors(self, vectors, self.codebook_size)
     with torch.no_grad():
-        self.codebook.copy_(F.normalize(vectors.float(), dim=1) if self.metric == 'cosine' else vectors)
+        self.codebook.copy_(vectors)
         self.placed.fill_(self.codebook_size)
         self.reset_statistics(0) # unknown, until the next batch says how many frames there are
     if self.learn_by != 'frozen': self._started = False
     return self
 
-# %% ../../nbs/quantizers/28_operations.ipynb #14a3249f
+# %% ../../nbs/quantizers/28_operations.ipynb #cdc5cae0
 @patch
 def grow(self:VQ,
     codebook_size:int, # New `K`, larger than the old one
@@ -49,43 +57,49 @@ def grow(self:VQ,
 )->VQ:
     "Add codes near the old ones, in turn"
     K = self.codebook_size
+    if not isinstance(codebook_size, int): raise QuantizerError(f"codebook_size is {codebook_size!r}: expected a whole number")
     check_range(K+1, 2**31, codebook_size=codebook_size)
+    check_range(0, 1e6, noise=noise)
     with torch.no_grad():
         of = torch.arange(codebook_size, device=self.codebook.device) % K # whose twin
         g = torch.Generator().manual_seed(self.next_seed())
-        shake = noise*self.codebook.std(0)*torch.randn(codebook_size-K, self.codebook_dim, generator=g).to(self.codebook)
+        shake = noise*self.codebook.std(0, unbiased=False).clamp(min=1e-3)*torch.randn(codebook_size-K, self.codebook_dim, generator=g).to(self.codebook)
         new = torch.cat([self.codebook, self.codebook[of[K:]] + shake])
         if self.metric == 'cosine': new = F.normalize(new, dim=1)
         self.counts = (self.counts/torch.bincount(of))[of]
-        if self.learn_by == 'ema': self.sums = new*self.counts[:,None]
+        if hasattr(self, 'sums'): self.sums = new*self.counts[:,None]
         if isinstance(self.codebook, nn.Parameter): self.codebook = nn.Parameter(new, self.codebook.requires_grad)
         else: self.codebook = new
         if int(self.placed) >= K: self.placed.fill_(codebook_size)
     self._sizes = [codebook_size]*self.num_codebooks
     return self
 
-# %% ../../nbs/quantizers/28_operations.ipynb #cf4aa222
+# %% ../../nbs/quantizers/28_operations.ipynb #243ddcc2
 @patch
 def reset_codes(self:VQ,
     codes:Tensor, # `(n,)` numbers of the codes
     vectors:Tensor, # `(n,codebook_dim)` where to put them
 )->VQ:
     "Put some codes elsewhere, with the mean usage of all"
-    if codes.ndim != 1 or vectors.shape != (len(codes), self.codebook_dim): raise QuantizerError(f"{self.name}: got {tuple(codes.shape)} codes and vectors of shape {tuple(vectors.shape)}, expected (n,) and (n, {self.codebook_dim})")
+    _placed(self, 'reset')
+    codes = torch.as_tensor(codes, device=self.codebook.device)
+    if codes.ndim != 1 or codes.is_floating_point() or codes.dtype == torch.bool: raise QuantizerError(f"{self.name}: got codes of shape {tuple(codes.shape)} and {codes.dtype}, expected a row of whole numbers")
+    vectors = _vectors(self, vectors, len(codes))
     if len(codes) and not 0 <= codes.min() <= codes.max() < self.codebook_size: raise QuantizerError(f"{self.name}: got a code outside of 0 to {self.codebook_size-1}")
     with torch.no_grad():
         mean = self.counts.mean()
-        self.codebook[codes] = F.normalize(vectors, dim=1) if self.metric == 'cosine' else vectors
+        self.codebook[codes] = vectors
         self.counts[codes] = mean
-        if self.learn_by == 'ema': self.sums[codes] = self.codebook[codes]*mean
+        if hasattr(self, 'sums'): self.sums[codes] = vectors*mean
     return self
 
-# %% ../../nbs/quantizers/28_operations.ipynb #e00914f0
+# %% ../../nbs/quantizers/28_operations.ipynb #770afaae
 @patch
 def neighbours(self:VQ,
     n:int=5, # How many
 )->tuple[Tensor,Tensor]: # `(K,n)` codes, nearest first, and `(K,n)` their distances
     "For each code the codes that are nearest to it"
+    if not isinstance(n, int): raise QuantizerError(f"n is {n!r}: expected a whole number")
     check_range(1, self.codebook_size-1, n=n)
     with torch.no_grad():
         v = self.vectors

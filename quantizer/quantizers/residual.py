@@ -7,16 +7,16 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/residual.html.md"""
 # %% auto #0
 __all__ = ['inner_block', 'check_inner', 'Composite', 'Residual', 'Grouped']
 
-# %% ../../nbs/quantizers/27_residual.ipynb #c5e230c6
+# %% ../../nbs/quantizers/27_residual.ipynb #10c70f42
 import math
 import torch
 from torch import Tensor, nn
-from ..core import QuantizerError, check_args, check_range
+from ..core import QuantizerError, check_args, check_range, checked
 from .base import NO_CODE, QUANTIZERS, Quantizer
 from .estimators import straight_through
 from .ranks import draw_items
 
-# %% ../../nbs/quantizers/27_residual.ipynb #aeaa3562
+# %% ../../nbs/quantizers/27_residual.ipynb #017eb1e7
 def inner_block(
     quantizer:str|dict, # A name, or a block with a `name`
     where:str='quantizer', # Key that holds it, for error messages
@@ -52,7 +52,7 @@ class Composite(Quantizer):
     ):
         check_range(1, math.inf, **{'number of quantizers':1 if num is None else num})
         sizes = codebook_size if isinstance(codebook_size, (list,tuple)) else [codebook_size]*(num or 1)
-        if any(o is not None and (isinstance(o, bool) or not isinstance(o, int) or o < 1) for o in sizes): raise QuantizerError(f"codebook_size is {codebook_size}: expected whole numbers of 1 or more")
+        if codebook_size is not None and any((isinstance(o, bool) or not isinstance(o, int) or o < 1) for o in sizes): raise QuantizerError(f"codebook_size is {codebook_size}: expected whole numbers of 1 or more")
         if not sizes or num not in (None, len(sizes)): raise QuantizerError(f"got {len(sizes)} codebook sizes for {num} quantizers: expected one for each")
         if shared and len(set(sizes)) > 1: raise QuantizerError(f"a shared codebook has one size, got {list(sizes)}")
         super().__init__(dim, 1)
@@ -75,10 +75,11 @@ class Composite(Quantizer):
 
 def _mean_losses(losses): return {k:sum(o[k] for o in losses)/len(losses) for k in losses[0]}
 
-# %% ../../nbs/quantizers/27_residual.ipynb #4d229487
+# %% ../../nbs/quantizers/27_residual.ipynb #be499039
 @QUANTIZERS.register('residual')
 class Residual(Composite):
     "Each level quantizes what the one before left over"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int|list|None=None, # `K` of each level, or a list with one for each; the inner quantizer's by default
@@ -147,12 +148,13 @@ class Residual(Composite):
         "The vectors of codes; raises `QuantizerError` for a code outside of its codebook"
         w = self.inner[0].num_codebooks
         if codes.ndim != 3 or not 0 < codes.shape[-1] <= w*self.num or codes.shape[-1] % w: raise QuantizerError(f"{self.name}: got codes of shape {tuple(codes.shape)}, expected (B, T, {self.num_codebooks}), or fewer levels")
-        return sum(level.decode(c) for level,c in zip(self.levels, self._parts(codes)))
+        return sum(level.decode(c) for level,c in zip(self.levels, self._parts(codes)))*(codes[...,:1] != NO_CODE)
 
-# %% ../../nbs/quantizers/27_residual.ipynb #2dcaf4a7
+# %% ../../nbs/quantizers/27_residual.ipynb #1d776eeb
 @QUANTIZERS.register('grouped')
 class Grouped(Composite):
     "Parts of the vector, each quantized by itself"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors, divisible by `groups`
         codebook_size:int|list|None=None, # `K` of each group, or a list with one for each; the inner quantizer's by default

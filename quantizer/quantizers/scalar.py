@@ -7,12 +7,12 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/scalar.html.md"""
 # %% auto #0
 __all__ = ['fsq_bound', 'fsq_levels', 'FSQ', 'bit_entropies', 'LFQ', 'BSQ']
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #316b50db
-import math
+# %% ../../nbs/quantizers/24_scalar.ipynb #ed760f75
+import itertools, math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import QuantizerError, check_range
+from ..core import QuantizerError, check_range, checked
 from .base import QUANTIZERS, Quantizer, linear
 from .estimators import straight_through
 from .ranks import all_sum, draw_items, union_mse, union_sum
@@ -29,7 +29,7 @@ def fsq_bound(
     h,o = _fsq_scale(levels, eps)
     return torch.tanh(z+torch.atanh(o/h))*h - o
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #3f4c3afc
+# %% ../../nbs/quantizers/24_scalar.ipynb #a7e89718
 def fsq_levels(
     codebook_size:int, # `K`
 )->list[int]: # Levels whose product is `K`
@@ -38,13 +38,15 @@ def fsq_levels(
         if k == 1: return []
         found = [[n, *rest] for n in range(most, 2, -1) if k % n == 0 and (rest := _find(k//n, n)) is not None]
         return min(found, key=len, default=None)
+    check_range(3, 2**40, codebook_size=codebook_size)
     levels = _find(codebook_size, 8)
     if not levels:
-        near = sorted((k for k in range(max(3, codebook_size//2), codebook_size*2) if _find(k, 8)), key=lambda k: abs(k-codebook_size))[:3]
+        around = (k for d in itertools.count(1) for k in (codebook_size-d, codebook_size+d) if k > 2)
+        near = itertools.islice((k for k in around if _find(k, 8)), 3)
         raise QuantizerError(f"codebook_size is {codebook_size}: not a product of levels from 3 to 8; near ones are {', '.join(map(str, near))}, or give 'levels'")
     return levels
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #483e76bc
+# %% ../../nbs/quantizers/24_scalar.ipynb #912490e0
 class _Round(torch.autograd.Function):
     "Bound and round `(N,d)` as FSQ does: the result scaled to -1..1, with a straight-through gradient, and the whole numbers"
     @staticmethod
@@ -68,15 +70,17 @@ class _Round(torch.autograd.Function):
 @QUANTIZERS.register('fsq')
 class FSQ(Quantizer):
     "Round each of a few dimensions to its levels"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int|None=None, # `K`, if `levels` is not given; 1,000 by default
         levels:list|None=None, # Levels of each dimension; their product is `K`
         noise:float=0., # Share of training vectors that get noise instead of rounding
     ):
-        levels = list(levels) if levels is not None else fsq_levels(codebook_size or 1000)
-        if not levels or any(not isinstance(o, int) or o < 3 for o in levels): raise QuantizerError(f"levels are {levels}: expected whole numbers of 3 or more (for two levels there is 'lfq')")
+        levels = list(levels) if levels is not None else fsq_levels(1000 if codebook_size is None else codebook_size)
+        if not levels or any(isinstance(o, bool) or not isinstance(o, int) or not 3 <= o <= 512 for o in levels): raise QuantizerError(f"levels are {levels}: expected whole numbers from 3 to 512 (for two levels there is 'lfq')")
         if codebook_size is not None and math.prod(levels) != codebook_size: raise QuantizerError(f"levels {levels} make {math.prod(levels)} codes, and codebook_size is {codebook_size}: give one of them")
+        if math.prod(levels) >= 2**62: raise QuantizerError(f"levels {levels} make more codes than a 64-bit number can count")
         super().__init__(dim, math.prod(levels))
         check_range(0, 1, noise=noise)
         self.noise = noise
@@ -120,19 +124,23 @@ def bit_entropies(
     mean = union_sum(_patterns(p[:,:half]).T @ _patterns(p[:,half:]), across)/n
     return single, torch.special.entr(mean.clamp(min=1e-30)).sum() # the slope of entr at 0 is infinite
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #210cea50
+# %% ../../nbs/quantizers/24_scalar.ipynb #d87bcfdb
 class _Binary(Quantizer):
     "What `LFQ` and `BSQ` share: a code is the signs of `d` dimensions"
     spherical = False
     def __init__(self, dim, codebook_size, entropy_weight, commitment_weight, diversity_gamma, beta):
         d = codebook_size.bit_length()-1
-        if codebook_size < 2 or 2**d != codebook_size: raise QuantizerError(f"codebook_size is {codebook_size}: expected a power of 2")
+        if not 2 <= codebook_size <= 2**32 or 2**d != codebook_size: raise QuantizerError(f"codebook_size is {codebook_size}: expected a power of 2, up to 2^32")
         super().__init__(dim, codebook_size)
+        check_range(0, math.inf, entropy_weight=entropy_weight, commitment_weight=commitment_weight, diversity_gamma=diversity_gamma)
+        check_range(1e-6, 1e6, beta=beta)
         self.weights = dict(entropy=entropy_weight, commitment=commitment_weight)
         self.bits,self.gamma,self.beta = d,diversity_gamma,beta
         self.scale = d**-0.5 if self.spherical else 1.
         self.inp,self.out = linear(dim, d),linear(d, dim)
         self.register_buffer('basis', 2**torch.arange(d).flip(0), persistent=False) # the first dimension is the highest bit
+    @property
+    def straight(self): return isinstance(self.inp, nn.Identity) and not self.spherical
     def _in(self, x):
         z = self.inp(x)
         return F.normalize(z, dim=-1) if self.spherical else z
@@ -146,10 +154,11 @@ class _Binary(Quantizer):
         losses = dict(entropy=single-self.gamma*mean, commitment=union_mse(z, q, self.training))
         return self.out(straight_through(z, q)), self._codes(z), losses
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #ccfd3ed9
+# %% ../../nbs/quantizers/24_scalar.ipynb #16910b1c
 @QUANTIZERS.register('lfq')
 class LFQ(_Binary):
     "The signs of `log2(codebook_size)` dimensions"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int=1024, # `K`, a power of 2
@@ -159,11 +168,12 @@ class LFQ(_Binary):
         beta:float=1.0, # Sharpness of the probabilities
     ): super().__init__(dim, codebook_size, entropy_weight, commitment_weight, diversity_gamma, beta)
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #0bc11fa5
+# %% ../../nbs/quantizers/24_scalar.ipynb #84d112ba
 @QUANTIZERS.register('bsq')
 class BSQ(_Binary):
     "The signs of `log2(codebook_size)` dimensions of a unit vector"
     spherical = True
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int=1024, # `K`, a power of 2

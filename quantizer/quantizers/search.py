@@ -7,15 +7,16 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/search.html.md"""
 # %% auto #0
 __all__ = ['TILE', 'nearest', 'kmeans']
 
-# %% ../../nbs/quantizers/21_search.ipynb #73680565
+# %% ../../nbs/quantizers/21_search.ipynb #986a89c6
+import math
 from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core import QuantizerError
+from ..core import QuantizerError, check_range
 from .ranks import all_sum, pick_rows
 
-# %% ../../nbs/quantizers/21_search.ipynb #1fe94ee2
+# %% ../../nbs/quantizers/21_search.ipynb #10fe5ef5
 TILE = {'cpu':(1024, 1024), 'cuda':(4096, 4096)} # Rows and codes whose scores are held at a time: 4 MB, 64 MB
 
 @torch.no_grad()
@@ -28,6 +29,8 @@ def nearest(
     generator:torch.Generator|None=None, # Of the draw, on the device of `x`
 )->Tensor: # `(N,)` int64, or `(N,topk)`
     "For each vector its nearest code, computed in float32 in memory that depends on neither `N` nor `K`"
+    if metric not in ('euclidean','cosine'): raise QuantizerError(f"metric is {metric!r}: expected euclidean or cosine")
+    if x.ndim != 2 or codebook.ndim != 2 or x.shape[1] != codebook.shape[1] or not codebook.shape[0]: raise QuantizerError(f"got vectors of shape {tuple(x.shape)} and codes of shape {tuple(codebook.shape)}: expected (N, D) and (K, D)")
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False): return nearest(x, codebook, metric, topk, temperature, generator)
     x,codebook = x.float(),codebook.float()
@@ -41,6 +44,7 @@ def nearest(
     rows,cols = (min(a, b) for a,b in zip(TILE.get(x.device.type, TILE['cpu']), (N, K)))
     buffer,codes = x.new_empty(rows*cols),torch.empty(N, n, dtype=torch.long, device=x.device)
     draw = not isinstance(temperature, (int,float)) or temperature > 0
+    if draw and metric == 'cosine': x = F.normalize(x, dim=1) # their length does not matter to the nearest, but to chances
     for i in range(0, N, rows or 1):
         part,best,arg = x[i:i+rows],None,None
         for j in range(0, K, cols):
@@ -56,7 +60,7 @@ def nearest(
         codes[i:i+rows] = arg
     return codes if topk else codes[:,0]
 
-# %% ../../nbs/quantizers/21_search.ipynb #9d497052
+# %% ../../nbs/quantizers/21_search.ipynb #30d49db3
 @torch.no_grad()
 def kmeans(
     x:Tensor, # `(N,D)`, at least one
@@ -67,6 +71,7 @@ def kmeans(
     metric:Literal['euclidean','cosine']='euclidean', # By angle, vectors and centres have length 1
 )->Tensor: # `(k,D)` centres
     "Lloyd's k-means from randomly drawn vectors"
+    check_range(1, math.inf, k=k)
     unit = (lambda c: F.normalize(c, dim=1)) if metric == 'cosine' else (lambda c: c)
     x = unit(x.float())
     n = int(all_sum(torch.tensor(len(x), device=x.device), across_ranks))

@@ -7,22 +7,23 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/simvq.html.md"""
 # %% auto #0
 __all__ = ['SimVQ']
 
-# %% ../../nbs/quantizers/25_simvq.ipynb #40c90e96
+# %% ../../nbs/quantizers/25_simvq.ipynb #19c235b2
 import math
 from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import check_range
+from ..core import check_range, checked
 from .base import QUANTIZERS, Quantizer
 from .estimators import rotation, straight_through
 from .ranks import union_mse
 from .search import nearest
 
-# %% ../../nbs/quantizers/25_simvq.ipynb #9e6ab5c8
+# %% ../../nbs/quantizers/25_simvq.ipynb #30543350
 @QUANTIZERS.register('simvq')
 class SimVQ(Quantizer):
     "The nearest of frozen random vectors, seen through a learned linear map"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int=1024, # `K`

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/vq.html.md"""
 # %% auto #0
 __all__ = ['VQ', 'orthogonality', 'mean_choice']
 
-# %% ../../nbs/quantizers/22_vq.ipynb #86b6776b
+# %% ../../nbs/quantizers/22_vq.ipynb #028cff57
 import math
 from typing import Literal
 import torch
@@ -15,22 +15,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch
-from ..core import QuantizerError, check_range
+from ..core import QuantizerError, check_range, checked
 from .base import QUANTIZERS, Quantizer, linear, unevenness
 from .estimators import diveq, rotation, straight_through_error
 from .ranks import all_sum, draw_items, pick_rows, union_average, union_mse, union_sum
 from .search import kmeans, nearest
 
-# %% ../../nbs/quantizers/22_vq.ipynb #7dae3c2c
+# %% ../../nbs/quantizers/22_vq.ipynb #219df434
 @QUANTIZERS.register('vq')
 class VQ(Quantizer):
     "A codebook of vectors; the nearest one wins"
+    @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
         codebook_size:int=1024, # `K`
         commitment_weight:float=0.25, # How hard the encoder is pulled to its codes
         codebook:Literal['ema','gradient','frozen']='ema', # How codes learn: by moving average, by gradient, or not after the start
-        codebook_weight:float=1.0, # Weight of the codebook's loss, for `"gradient"`
+        codebook_weight:float|None=None, # Weight of the codebook's loss, for `"gradient"`; 1 by default
         decay:float=0.95, # Of the moving averages
         kmeans_iters:int=10, # Rounds of k-means on the first batch; 0 starts at random
         kmeans_steps:int=1, # Batches that the start is spread over, each placing its share of the codes
@@ -48,14 +49,15 @@ class VQ(Quantizer):
         check_range(0, 0.9999, decay=decay)
         check_range(0, 0.9, revive_below=revive_below)
         check_range(1, math.inf, kmeans_steps=kmeans_steps, codebook_dim=1 if codebook_dim is None else codebook_dim)
-        check_range(0, math.inf, kmeans_iters=kmeans_iters, commitment_weight=commitment_weight, codebook_weight=codebook_weight, temperature=temperature,
+        check_range(0, math.inf, kmeans_iters=kmeans_iters, commitment_weight=commitment_weight, codebook_weight=codebook_weight or 0, temperature=temperature,
             orthogonal_weight=orthogonal_weight, diversity_weight=diversity_weight)
-        if orthogonal_weight and codebook != 'gradient': raise QuantizerError(f"orthogonal_weight is {orthogonal_weight}, and the codebook learns by '{codebook}': only codebook='gradient' can follow it")
+        for k,w in dict(orthogonal=orthogonal_weight, codebook=codebook_weight).items():
+            if w and codebook != 'gradient': raise QuantizerError(f"{k}_weight is {w}, and the codebook learns by '{codebook}': only codebook='gradient' can follow it")
         if dim % heads and codebook_dim is None: raise QuantizerError(f"dim {dim} cannot be cut into {heads} heads: give codebook_dim")
         d = codebook_dim or dim//heads
         self.learn_by,self.decay,self.kmeans_iters,self.kmeans_steps,self.revive_below = codebook,decay,kmeans_iters,kmeans_steps,revive_below
         self.metric,self.codebook_dim,self.estimator,self.draws_codes = metric,d,estimator,temperature > 0
-        self.weights = dict(commitment=commitment_weight) | (dict(codebook=codebook_weight) if codebook == 'gradient' else {})
+        self.weights = dict(commitment=commitment_weight) | (dict(codebook=1. if codebook_weight is None else codebook_weight) if codebook == 'gradient' else {})
         self.weights |= {k:w for k,w in dict(orthogonal=orthogonal_weight, diversity=diversity_weight).items() if w}
         self.inp,self.out = linear(dim, d*heads),linear(d*heads, dim)
         start = torch.randn(codebook_size, d)
@@ -73,11 +75,12 @@ class VQ(Quantizer):
     @property
     def vectors(self)->Tensor: # `(K,codebook_dim)`
         "The codes as they are searched and decoded: of length 1 by cosine"
-        return F.normalize(self.codebook, dim=1) if self.metric == 'cosine' else self.codebook
+        c = self.codebook.clone() if self.training and torch.is_grad_enabled() and (self.codebook.requires_grad or 'diversity' in self.weights) else self.codebook # autograd keeps them, and they will move
+        return F.normalize(c, dim=1) if self.metric == 'cosine' else c
 
     def _in(self, x):
         h = self.inp(x).reshape(-1, self.codebook_dim)
-        return F.normalize(h, dim=1) if self.metric == 'cosine' else h
+        return F.normalize(h, dim=1, eps=1e-6) if self.metric == 'cosine' else h # so that silence has no huge gradient
     def _out(self, h): return self.out(h.reshape(-1, self.codebook_dim*self.num_codebooks))
     def assign(self, x): return nearest(self._in(x), self.vectors, self.metric).view(-1, self.num_codebooks)
     def lookup(self, codes): return self._out(F.embedding(codes.flatten(), self.vectors))
@@ -115,7 +118,7 @@ class VQ(Quantizer):
         noise = draw_items(items, self.next_seed(), lambda rows,g: torch.empty_like(h[rows]).normal_(generator=g)) if self.training else None
         return diveq(h, q, noise), error
 
-# %% ../../nbs/quantizers/22_vq.ipynb #3a8cc97d
+# %% ../../nbs/quantizers/22_vq.ipynb #13be4875
 @patch
 def prepare(self:VQ,
     h:Tensor, # `(N,codebook_dim)` frames of this step
@@ -154,9 +157,9 @@ def reset_statistics(self:VQ,
 ):
     "Take all codes as equally used"
     self.counts.fill_(count)
-    if self.learn_by == 'ema': self.sums.copy_(self.codebook*count)
+    if hasattr(self, 'sums'): self.sums.copy_(self.codebook*count)
 
-# %% ../../nbs/quantizers/22_vq.ipynb #ec407cb8
+# %% ../../nbs/quantizers/22_vq.ipynb #04a9362e
 @patch
 def update(self:VQ,
     h:Tensor, # `(N,codebook_dim)` frames
@@ -182,8 +185,9 @@ def revive(self:VQ, h:Tensor):
     g = torch.Generator().manual_seed(self.next_seed())
     new = pick_rows(h, len(dead), g)
     dead = dead[torch.randperm(len(dead), generator=g)[:len(new)].to(dead.device)] # as many as there are frames; the others have their turn
-    self.codebook[dead],self.counts[dead] = new,mean/2
-    if self.learn_by == 'ema': self.sums[dead] = new*mean/2
+    count = min(1., 1.5*self.revive_below)*mean
+    self.codebook[dead],self.counts[dead] = new,count
+    if self.learn_by == 'ema': self.sums[dead] = new*count
 
 # %% ../../nbs/quantizers/22_vq.ipynb #b6e4e4ae
 def orthogonality(

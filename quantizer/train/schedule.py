@@ -62,13 +62,14 @@ def lr_scheduler(
     block = check_schedule(block)
     return ParamScheduler(dict(lr=SCHEDULES[block['name']](lr, **{k:v for k,v in block.items() if k != 'name'})))
 
-# %% ../../nbs/train/50_schedule.ipynb #e73868bb
+# %% ../../nbs/train/50_schedule.ipynb #79dfc55f
 def anneal(
     start:float, # Value at the beginning
     end:float, # Value at the end
     shape:Literal['exp','linear','cos']='exp', # `"exp"` falls by the same factor in equal times
 )->Callable: # Progress -> value
     "From one value to another"
+    if start < 0 or end < 0: raise QuantizerError(f"a way from {start} to {end}: expected 0 or more")
     if shape == 'exp' and not (start > 0 and end > 0): raise QuantizerError(f"an exponential way from {start} to {end} is impossible: both must be more than 0")
     return dict(exp=lambda p: start*(end/start)**p, linear=lambda p: start+p*(end-start), cos=lambda p: _cos(start, end, p))[shape]
 
