@@ -90,10 +90,10 @@ def plot_features(
     axs[2].set_xlabel('seconds')
     return fig
 
-# %% ../../nbs/evaluate/44_report.ipynb #feed91a9
+# %% ../../nbs/evaluate/44_report.ipynb #a4e0843c
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}h1{margin-bottom:0}
 h2{margin-top:1.8em;border-bottom:1px solid #ddd}img{max-width:100%}table{border-collapse:collapse}td,th{padding:.25em .8em;text-align:left;border-bottom:1px solid #eee;vertical-align:top}
-td:nth-child(2),td:nth-child(3),th:nth-child(2),th:nth-child(3){text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.wide{overflow-x:auto}.verdict{font-size:1.1em;padding:.6em 1em;background:#f3f6fa;border-left:4px solid #4477aa}
+td:nth-child(2),td:nth-child(3),th:nth-child(2),th:nth-child(3){text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td:last-child{text-align:left!important;white-space:normal!important}.wide{overflow-x:auto}.verdict{font-size:1.1em;padding:.6em 1em;background:#f3f6fa;border-left:4px solid #4477aa}
 pre{background:#f7f7f7;padding:1em;overflow-x:auto}figure{margin:1.2em 0}.note{color:#666}audio{vertical-align:middle;height:2.2em}"""
 
 def report_example(
