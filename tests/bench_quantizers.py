@@ -1,4 +1,4 @@
-"""Time and memory of a training step of the quantizers: `python tests/bench_quantizers.py OUT.json`
+"""Time and memory of a training step of the quantizers: `python tests/bench_quantizers.py OUT.json [KIND...]`; with kinds, the others stay as they are
 
 Each comparison is interleaved: every round runs each method once, so that what else the machine does hits all alike. Times are medians of
 CPU milliseconds of one thread; what counts are the ratios within a comparison. Extra memory is the peak of a process of its own above what
@@ -100,11 +100,13 @@ if __name__ == '__main__':
         resource.setrlimit(resource.RLIMIT_AS, (LIMIT*2**30,)*2)
         print(memory(case, name))
     else:
-        rows = []
+        out,kinds = Path(sys.argv[1]),sys.argv[2:]
+        rows = {tuple(r[k] for k in ('kind','dim','codes','vectors')):r for r in json.loads(out.read_text())['rows']} if kinds else {}
         for case in CASES:
+            if kinds and case[0] not in kinds: continue
             small = case[1]*case[2] < 2**17 or case[0] in ('fsq','lfq')
-            rows.append(measure(case, 15 if small else 7 if case[2] < 8192 else 3))
-            show(rows[-1])
+            rows[case] = measure(case, 15 if small else 7 if case[2] < 8192 else 3)
+            show(rows[case])
         cpu = next((o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name')), platform.processor())
         about = dict(cpu=cpu, torch=torch.__version__, vqt=__import__('importlib.metadata').metadata.version('vector-quantize-pytorch'), limit_gb=LIMIT)
-        with atomic_path(sys.argv[1]) as tmp: tmp.write_text(json.dumps(dict(about=about, rows=rows), indent=1)+'\n')
+        with atomic_path(out) as tmp: tmp.write_text(json.dumps(dict(about=about, rows=[rows[o] for o in CASES]), indent=1)+'\n')

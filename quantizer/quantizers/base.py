@@ -7,8 +7,9 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/base.html.md"""
 # %% auto #0
 __all__ = ['QUANTIZERS', 'NO_CODE', 'Quantized', 'linear', 'unevenness', 'Quantizer']
 
-# %% ../../nbs/quantizers/20_base.ipynb #f312f559
+# %% ../../nbs/quantizers/20_base.ipynb #d16fb034
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 import torch
 import torch.export
@@ -45,7 +46,7 @@ def unevenness(
     "The diversity loss of wav2vec 2.0: `1 - exp(entropy)/K`"
     return 1 - torch.special.entr(p.clamp(min=1e-30)).sum().exp()/len(p) # the slope of entr at 0 is infinite
 
-# %% ../../nbs/quantizers/20_base.ipynb #1f5dfe2b
+# %% ../../nbs/quantizers/20_base.ipynb #9fc90358
 class Quantizer(nn.Module):
     "The contract, and all of it that does not depend on the family"
     name = None # As registered in `QUANTIZERS`
@@ -108,7 +109,7 @@ class Quantizer(nn.Module):
         if mask is not None and mask.shape != z.shape[:2]: raise QuantizerError(f"{self.name}: got a mask of shape {tuple(mask.shape)} for vectors of shape {tuple(z.shape)}")
 
     def _check_finite(self, x):
-        if torch.compiler.is_compiling() or torch.isfinite(x.sum()) or torch.isfinite(x).all(): return # one pass over memory where all is well
+        if torch.compiler.is_compiling() or math.isfinite(x.sum()) or torch.isfinite(x).all(): return # one pass over memory where all is well
         raise FloatingPointError(f"quantizer '{self.name}': its input holds NaN or infinite values")
 
     def forward(self,
@@ -122,7 +123,7 @@ class Quantizer(nn.Module):
             all_codes = self.encode(z, mask)
             res = Quantized(self.decode(all_codes).to(z.dtype), all_codes, z.new_zeros((), dtype=torch.float32))
             if torch.compiler.is_compiling(): return res # an exported model needs no losses
-        with torch.autocast(z.device.type, enabled=False):
+        with torch.autocast(z.device.type, enabled=False) if torch.is_autocast_enabled(z.device.type) else nullcontext():
             x = z.reshape(-1, D).float()
             at = None if mask is None else mask.flatten().nonzero()[:,0]
             items = torch.arange(B, device=z.device)[:,None].expand(B, T).reshape(-1) if at is None else at//T

@@ -17,7 +17,7 @@ from .base import QUANTIZERS, Quantizer, linear
 from .estimators import straight_through
 from .ranks import all_sum, draw_items, union_mse, union_sum
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #8a13de36
+# %% ../../nbs/quantizers/24_scalar.ipynb #bea33f48
 def _fsq_scale(levels, eps=1e-3): return (levels-1)*(1+eps)/2, torch.where(levels % 2 == 1, 0., 0.5)
 
 def fsq_bound(
@@ -27,7 +27,7 @@ def fsq_bound(
 )->Tensor: # `(...,d)`; rounding it gives `levels` different values
     "Squash each dimension into the interval of its levels"
     h,o = _fsq_scale(levels, eps)
-    return torch.tanh(z+torch.atanh(o/h))*h - o
+    return torch.sigmoid(2*(z+torch.atanh(o/h)))*2*h - (h+o)
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #a7e89718
 def fsq_levels(
@@ -46,26 +46,26 @@ def fsq_levels(
         raise QuantizerError(f"codebook_size is {codebook_size}: not a product of levels from 3 to 8; near ones are {', '.join(map(str, near))}, or give 'levels'")
     return levels
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #912490e0
+# %% ../../nbs/quantizers/24_scalar.ipynb #164dd88d
 class _Round(torch.autograd.Function):
     "Bound and round `(N,d)` as FSQ does: the result scaled to -1..1, with a straight-through gradient, and the whole numbers"
     @staticmethod
-    def forward(ctx, z, shift, h, offset, half):
+    def forward(ctx, z, shift, h, offset, half, slope):
         (N,d),w = z.shape,len(h)
         ctx.shape,pad = z.shape,-N % (w//d)
         z = F.pad(z, (0, 0, 0, pad)) if pad else z
-        t = torch.add(z.reshape(-1, w), shift).tanh_()
+        t = torch.add(shift, z.reshape(-1, w), alpha=2).sigmoid_()
         grid = torch.addcmul(offset, t, h).round_()
-        ctx.save_for_backward(t, h, half)
+        ctx.save_for_backward(t, slope)
         grid,v = grid.view(-1, d)[:N],(grid/half).view(-1, d)[:N]
         ctx.mark_non_differentiable(grid)
         ctx.set_materialize_grads(False)
         return v,grid
     @staticmethod
     def backward(ctx, g, _):
-        (t,h,half),(N,d) = ctx.saved_tensors,ctx.shape
+        (t,slope),(N,d) = ctx.saved_tensors,ctx.shape
         if len(g)*d < t.numel(): g = F.pad(g, (0, 0, 0, t.numel()//d-N))
-        return torch.ops.aten.tanh_backward(g.reshape(t.shape), t).mul_(h/half).view(-1, d)[:N],None,None,None,None
+        return torch.ops.aten.sigmoid_backward(g.reshape(t.shape), t).mul_(slope).view(-1, d)[:N],None,None,None,None,None
 
 @QUANTIZERS.register('fsq')
 class FSQ(Quantizer):
@@ -90,7 +90,8 @@ class FSQ(Quantizer):
         self.register_buffer('digits', self.basis.float(), persistent=False)
         self.register_buffer('first', (self.levels//2*self.basis).sum().float(), persistent=False) # code of the vector 0
         h,o = _fsq_scale(self.levels.repeat(64))
-        self.register_buffer('rows', torch.stack([torch.atanh(o/h), h, -o, self.levels.repeat(64)//2]), persistent=False)
+        half = self.levels.repeat(64)//2
+        self.register_buffer('rows', torch.stack([2*torch.atanh(o/h), 2*h, -h-o, half, 4*h/half]), persistent=False)
 
     def _codes(self, grid): return ((grid.long() + self.levels//2)*self.basis).sum(1, keepdim=True)
     def assign(self, x): return self._codes(fsq_bound(self.inp(x), self.levels).round())
