@@ -46,7 +46,7 @@ def unevenness(
     "The diversity loss of wav2vec 2.0: `1 - exp(entropy)/K`"
     return 1 - torch.special.entr(p.clamp(min=1e-30)).sum().exp()/len(p) # the slope of entr at 0 is infinite
 
-# %% ../../nbs/quantizers/20_base.ipynb #9fc90358
+# %% ../../nbs/quantizers/20_base.ipynb #d053c177
 class Quantizer(nn.Module):
     "The contract, and all of it that does not depend on the family"
     name = None # As registered in `QUANTIZERS`
@@ -109,7 +109,7 @@ class Quantizer(nn.Module):
         if mask is not None and mask.shape != z.shape[:2]: raise QuantizerError(f"{self.name}: got a mask of shape {tuple(mask.shape)} for vectors of shape {tuple(z.shape)}")
 
     def _check_finite(self, x):
-        if torch.compiler.is_compiling() or math.isfinite(x.sum()) or torch.isfinite(x).all(): return # one pass over memory where all is well
+        if torch.compiler.is_compiling() or math.isfinite(x.detach().sum()) or torch.isfinite(x).all(): return # one pass over memory where all is well
         raise FloatingPointError(f"quantizer '{self.name}': its input holds NaN or infinite values")
 
     def forward(self,
