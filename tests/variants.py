@@ -4,7 +4,7 @@ from quantizer.all import QUANTIZERS
 options = {
     'vq random start':('vq', dict(kmeans_iters=0)),
     'vq staged start':('vq', dict(kmeans_steps=3)),
-    'vq eager revival':('vq', dict(kmeans_iters=3, revive_below=0.5)),
+    'vq eager revival':('vq', dict(kmeans_iters=0, decay=0.8, revive_below=0.5)),
     'vq gradient':('vq', dict(codebook='gradient', decay=0.8, revive_below=0.5)),
     'vq gradient, all losses':('vq', dict(codebook='gradient', orthogonal_weight=0.1, diversity_weight=0.1)),
     'vq frozen':('vq', dict(codebook='frozen')),
