@@ -9,23 +9,29 @@ def z():
     torch.manual_seed(0)
     return torch.randn(4, 200, 32)
 
+def same_projections(ours, theirs):
+    "Give ours the linear layers of theirs"
+    ours.inp.load_state_dict(theirs.project_in.state_dict())
+    ours.out.load_state_dict(theirs.project_out.state_dict())
+
+def same_tokens(ours, theirs, z):
+    "Codes and vectors of both"
+    q,codes = theirs(z)[:2]
+    assert torch.equal(ours.encode(z)[...,0], codes)
+    torch.testing.assert_close(ours(z).z_q, q)
+
 @pytest.mark.parametrize('metric', ('euclidean','cosine'))
 def test_vq(z, metric):
     "Euclidean and cosine: codes, and vectors exactly those of the codebook"
     theirs = vqt.VectorQuantize(dim=32, codebook_size=500, use_cosine_sim=metric=='cosine').eval()
     ours = VQ(32, 500, metric=metric).load_codebook(theirs.codebook.detach()).eval()
-    q,codes,_ = theirs(z)
-    assert torch.equal(ours.encode(z)[...,0], codes)
-    torch.testing.assert_close(ours(z).z_q, q)
+    same_tokens(ours, theirs, z)
 
 def test_vq_low_dimensional(z):
     theirs = vqt.VectorQuantize(dim=32, codebook_size=500, codebook_dim=8, use_cosine_sim=True).eval()
     ours = VQ(32, 500, codebook_dim=8, metric='cosine').load_codebook(theirs.codebook.detach()).eval()
-    ours.inp.load_state_dict(theirs.project_in.state_dict())
-    ours.out.load_state_dict(theirs.project_out.state_dict())
-    q,codes,_ = theirs(z)
-    assert torch.equal(ours.encode(z)[...,0], codes)
-    torch.testing.assert_close(ours(z).z_q, q)
+    same_projections(ours, theirs)
+    same_tokens(ours, theirs, z)
 
 def test_ema_step(z):
     "One training step: the same moving averages, without its Laplace smoothing and with k-means and revival off"
@@ -58,21 +64,15 @@ def test_rotation(z):
 @pytest.mark.parametrize('levels', ([8,5,5,5], [4,4,4], [3,6,7]))
 def test_fsq(z, levels):
     theirs,ours = vqt.FSQ(levels, dim=32).eval(),FSQ(32, levels=levels).eval()
-    ours.inp.load_state_dict(theirs.project_in.state_dict())
-    ours.out.load_state_dict(theirs.project_out.state_dict())
-    q,codes = theirs(z*3)
-    assert torch.equal(ours.encode(z*3)[...,0], codes)
-    torch.testing.assert_close(ours(z*3).z_q, q)
+    same_projections(ours, theirs)
+    same_tokens(ours, theirs, z*3)
 
 @pytest.mark.parametrize('spherical', (False,True))
 def test_lfq(z, spherical):
     theirs = vqt.LFQ(dim=32, codebook_size=1024, spherical=spherical).eval()
     ours = (BSQ if spherical else LFQ)(32, 1024).eval()
-    ours.inp.load_state_dict(theirs.project_in.state_dict())
-    ours.out.load_state_dict(theirs.project_out.state_dict())
-    q,codes,_ = theirs(z)
-    assert torch.equal(ours.encode(z)[...,0], codes)
-    torch.testing.assert_close(ours(z).z_q, q)
+    same_projections(ours, theirs)
+    same_tokens(ours, theirs, z)
 
 def test_lfq_entropy(z):
     "Its entropy loss, in one process, where it is right"

@@ -7,16 +7,16 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/gumbel.html.md"""
 # %% auto #0
 __all__ = ['GumbelVQ']
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #84cfe461
+# %% ../../nbs/quantizers/23_gumbel.ipynb #f797be8b
 import math
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from ..core import QuantizerError, check_range, checked
 from .base import QUANTIZERS, Quantizer, unevenness
-from .ranks import draw_items, union_mean, union_sum, all_sum
+from .ranks import draw_items, union_average, union_mean
 
-# %% ../../nbs/quantizers/23_gumbel.ipynb #afef3abd
+# %% ../../nbs/quantizers/23_gumbel.ipynb #98bea3d8
 @QUANTIZERS.register('gumbel')
 class GumbelVQ(Quantizer):
     "A linear layer scores the codes; one is drawn by Gumbel-Softmax"
@@ -42,10 +42,9 @@ class GumbelVQ(Quantizer):
 
     def quantize(self, x, items):
         scores = self.scores(x)
-        n = all_sum(torch.tensor(float(len(x)), device=x.device), self.training).clamp(min=1)
-        mean = union_sum(scores.softmax(1).sum(0), self.training)/n
-        losses = dict(diversity=unevenness(mean))
-        if 'kl' in self.weights: losses['kl'] = math.log(self.codebook_size) - union_mean(torch.special.entr(scores.softmax(1).clamp(min=1e-30)).sum(1), self.training)
+        p = scores.softmax(1)
+        losses = dict(diversity=unevenness(union_average(p.sum(0), len(x), self.training)))
+        if 'kl' in self.weights: losses['kl'] = math.log(self.codebook_size) - union_mean(torch.special.entr(p.clamp(min=1e-30)).sum(1), self.training)
         noise = draw_items(items, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g)).log() if self.training else 0.
         y = ((scores-noise)/self.temperature.clamp(min=1e-4)).softmax(1)
         codes = (y if self.training else scores).argmax(1, keepdim=True)

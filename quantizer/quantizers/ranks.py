@@ -29,7 +29,7 @@ def all_sum(
     dist.all_reduce(x)
     return x
 
-# %% ../../nbs/quantizers/19_ranks.ipynb #3948a778
+# %% ../../nbs/quantizers/19_ranks.ipynb #2123ef77
 def agree(
     x:Tensor, # Changed in place
 ):
@@ -46,10 +46,10 @@ def union_sum(
     return R*x + (all_sum(x) - R*x).detach()
 
 def union_average(
-    total:Tensor, # Scalar: the sum of some values of this rank's frames
+    total:Tensor, # Sum of some values of this rank's frames
     n:int, # How many they are; may be 0
     across:bool=True, # `False` leaves the other ranks alone
-)->Tensor: # Scalar
+)->Tensor: # Of the shape of `total`
     "The average of all ranks' values; 0 if there is none"
     return union_sum(total, across)/all_sum(torch.tensor(float(n), device=total.device), across).clamp(min=1)
 

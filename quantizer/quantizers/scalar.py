@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/scalar.html.md"""
 # %% auto #0
 __all__ = ['fsq_bound', 'fsq_levels', 'FSQ', 'bit_entropies', 'LFQ', 'BSQ']
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #ed760f75
+# %% ../../nbs/quantizers/24_scalar.ipynb #08f7ec37
 import itertools, math
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..core import QuantizerError, check_range, checked
 from .base import QUANTIZERS, Quantizer, linear
 from .estimators import straight_through
-from .ranks import all_sum, draw_items, union_mse, union_sum
+from .ranks import draw_items, union_average, union_mse
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #bea33f48
 def _fsq_scale(levels, eps=1e-3): return (levels-1)*(1+eps)/2, torch.where(levels % 2 == 1, 0., 0.5)
@@ -107,7 +107,7 @@ class FSQ(Quantizer):
         noisy = torch.where(u[:,:1] < self.noise, b + u[:,1:] - 0.5, b.round())
         return self.out(straight_through(b, noisy.detach())/(self.levels//2)), self._codes(b.round()), {}
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #0ac6c710
+# %% ../../nbs/quantizers/24_scalar.ipynb #ed925212
 def _patterns(p):
     "Probabilities `(N,2^d)` of all patterns of `d` independent bits, from those of each being 1 `(N,d)`"
     res = p.new_ones(len(p), 1)
@@ -120,9 +120,8 @@ def bit_entropies(
 )->tuple[Tensor,Tensor]: # Mean entropy of a vector's code, and entropy of the mean over all vectors, in nats
     "Both entropies of codes made of independent bits, exactly, without the `(N,2^d)` table"
     p,half = torch.sigmoid(logits),logits.shape[1]//2
-    n = all_sum(torch.tensor(float(len(p)), device=p.device), across).clamp(min=1)
-    single = union_sum((F.softplus(logits) - p*logits).sum(), across)/n
-    mean = union_sum(_patterns(p[:,:half]).T @ _patterns(p[:,half:]), across)/n
+    single = union_average((F.softplus(logits) - p*logits).sum(), len(p), across)
+    mean = union_average(_patterns(p[:,:half]).T @ _patterns(p[:,half:]), len(p), across)
     return single, torch.special.entr(mean.clamp(min=1e-30)).sum() # the slope of entr at 0 is infinite
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #d87bcfdb

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/vq.html.md"""
 # %% auto #0
 __all__ = ['VQ', 'orthogonality', 'mean_choice']
 
-# %% ../../nbs/quantizers/22_vq.ipynb #028cff57
+# %% ../../nbs/quantizers/22_vq.ipynb #d8a31bbd
 import math
 from typing import Literal
 import torch
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core import QuantizerError, check_range, checked
 from .base import QUANTIZERS, Quantizer, linear, unevenness
 from .estimators import diveq, rotation, straight_through_error
-from .ranks import all_sum, draw_items, pick_rows, union_average, union_mse, union_sum
+from .ranks import all_sum, draw_items, pick_rows, union_average, union_mse
 from .search import kmeans, nearest
 
 # %% ../../nbs/quantizers/22_vq.ipynb #219df434
@@ -189,7 +189,7 @@ def revive(self:VQ, h:Tensor):
     self.codebook[dead],self.counts[dead] = new,count
     if self.learn_by == 'ema': self.sums[dead] = new*count
 
-# %% ../../nbs/quantizers/22_vq.ipynb #b6e4e4ae
+# %% ../../nbs/quantizers/22_vq.ipynb #5b5f5475
 def orthogonality(
     codebook:Tensor, # `(K,D)`
 )->Tensor: # Scalar; 0 if all are at right angles
@@ -206,5 +206,4 @@ def mean_choice(
     def _sum(part, codebook): return torch.addmm(-codebook.pow(2).sum(1), part, codebook.T, alpha=2).softmax(1).sum(0)
     total = x.new_zeros(len(codebook))
     for part in x.split(max(1, 2**22//len(codebook))): total = total + checkpoint(_sum, part, codebook, use_reentrant=False)
-    n = all_sum(torch.tensor(float(len(x)), device=x.device), across).clamp(min=1)
-    return union_sum(total, across)/n
+    return union_average(total, len(x), across)
