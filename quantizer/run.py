@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/run.html.md"""
 # %% auto #0
 __all__ = ['load_corpus', 'open_store', 'tell_problems', 'run_learner', 'print_row', 'train_run', 'report_run']
 
-# %% ../nbs/62_run.ipynb #c788866b
+# %% ../nbs/62_run.ipynb #8a2f59f7
 import json, shutil, sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +19,8 @@ from .config import load_config, make_features
 from .core import QuantizerError, atomic_path
 from .data.corpus import Corpus
 from .data.loaders import feature_loaders
-from .data.store import FeatureStore, build_store, feature_settings
+from .data.extract import build_store
+from .data.store import FeatureStore, feature_settings
 from .evaluate.measure import evaluate, kmeans_baseline
 from .evaluate.report import write_report
 from .models.autoencoder import build_model

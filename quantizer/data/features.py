@@ -28,7 +28,7 @@ def reflect_pad(
     last = lengths[:,None]-1
     return wav.gather(1, torch.where(i > last, 2*last-i, i).clamp(min=0))
 
-# %% ../../nbs/data/12_features.ipynb #c5da66bb
+# %% ../../nbs/data/12_features.ipynb #a141d9bb
 class FeatureExtractor(nn.Module):
     "Waveforms to frames. A subclass defines `frames`, sets `dim`, and keeps each of its arguments as an attribute"
     name = None # As registered in `FEATURES`
@@ -45,6 +45,15 @@ class FeatureExtractor(nn.Module):
     def num_frames(self, samples):
         "Frames that `samples` (an int or a tensor) give"
         return samples//self.hop_length + 1
+    window_s = 120.
+    def windows(self, samples):
+        res,F,sr = [],int(100*self.frame_rate),self.sample_rate
+        for a in range(0, self.num_frames(samples), F):
+            lo = max(0, 100*(a//F)-1)*sr
+            b = min(a+F, self.num_frames(samples))
+            hi = min(samples, lo+102*sr)
+            res.append((lo, hi, a-int(lo/sr*self.frame_rate), b-a))
+        return res
     def frames(self, wav:Tensor, mask:Tensor)->Tensor:
         "`(B,T,D)` features of the mirrored waveform `(B, S+win_length)`"
         raise NotImplementedError
