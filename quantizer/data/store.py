@@ -238,31 +238,28 @@ def find_recordings(
     has,wants = index[['size','duration_s']].to_numpy(float)[rows],want[['size','duration_s']].to_numpy(float)
     return np.where(((has == wants) | np.isnan(has) & np.isnan(wants)).all(1), rows, -1)
 
-# %% ../../nbs/data/13_store.ipynb #22c39f35
+# %% ../../nbs/data/13_store.ipynb #aa739725
 @patch
 def read_into(self:FeatureStore,
-    out:np.ndarray, # `(B,T,D)` of the store's `dtype`
-    items, # Recordings, one for each row
+    out:np.ndarray, # `(N,D)` of the store's `dtype`, contiguous
+    at, # Where in `out` each span begins
+    items, # Recordings
     starts, # First frame of each
-    lengths, # Frames of each; what is behind them is set to zero
+    lengths, # Frames of each
+    epoch:int=0, # A store holds the same in every epoch
 ):
-    "Copy spans of recordings into the rows of a batch"
-    width = self.dim*self.dtype.itemsize
-    at,sizes = (self.offsets[items] + np.asarray(starts)*width).tolist(), (np.asarray(lengths)*width).tolist()
-    row,view = out[0].nbytes if len(out) else 0,memoryview(out.reshape(-1).view(np.uint8))
-    for r,(shard,offset,n) in enumerate(zip(self.shards[items].tolist(), at, sizes)):
-        part = view[r*row:r*row+n]
-        if self.folder.local:
+    "Copy spans of recordings to their places in `out`"
+    width,view,local = self.dim*self.dtype.itemsize,memoryview(out.reshape(-1).view(np.uint8)),self.folder.local
+    places,offsets,sizes = (np.asarray(at)*width).tolist(),(self.offsets[items]+np.asarray(starts)*width).tolist(),(np.asarray(lengths)*width).tolist()
+    for shard,to,offset,n in zip(self.shards[items].tolist(), places, offsets, sizes):
+        if local:
             if (f := self._files.get(shard)) is None: f = self._files[shard] = os.open(self.folder.file(f'{_shard(shard)}.bin'), os.O_RDONLY)
-            got = os.preadv(f, [part], offset)
-            while 0 < got < n: # one call gives 2 GB at most
-                more = os.preadv(f, [part[got:]], offset+got)
-                got = got+more if more else -1
+            got = os.preadv(f, (view[to:to+n],), offset)
+            while 0 < got < n and (more := os.preadv(f, (view[to+got:to+n],), offset+got)): got += more # one call gives 2 GB at most
         else:
             data = self.folder.fs.cat_file(self.folder.file(f'{_shard(shard)}.bin'), start=offset, end=offset+n) if n else b''
-            if (got := len(data)) == n: part[:] = data
+            if (got := len(data)) == n: view[to:to+n] = data
         if got != n: raise QuantizerError(f"{self.folder.file(_shard(shard))}.bin: truncated while it was in use")
-        if n < row: out[r, n//width:] = 0
 
 @patch
 def read(self:FeatureStore,
@@ -274,10 +271,10 @@ def read(self:FeatureStore,
     n = int(self.frames[i])
     frames = n-start if frames is None else frames
     if not 0 <= start <= start+frames <= n: raise IndexError(f"frames {start} to {start+frames} of {n}")
-    out = np.empty((1,frames,self.dim), self.dtype)
-    self.read_into(out, [i], [start], [frames])
+    out = np.empty((frames,self.dim), self.dtype)
+    self.read_into(out, [0], [i], [start], [frames])
     if frames == n and zlib.crc32(out) != self.crcs[i]: raise QuantizerError(f"{self.folder.file(_shard(self.shards[i]))}.bin: damaged at {self.index.id[i]}")
-    return torch.from_numpy(out[0].astype(np.float32, copy=False))
+    return torch.from_numpy(out.astype(np.float32, copy=False))
 
 # %% ../../nbs/data/13_store.ipynb #97c3c58d
 @patch
