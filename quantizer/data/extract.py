@@ -23,12 +23,13 @@ from .features import FeatureExtractor
 from .store import (FeatureStore, Folder, commit_store, feature_settings, find_recordings, finished_shard, read_index,
     source_columns, start_store, write_shard)
 
-# %% ../../nbs/data/13b_extract.ipynb #1e32a9b5
+# %% ../../nbs/data/13b_extract.ipynb #19af3440
 def recording_samples(corpus:Corpus, i:int, sample_rate:int)->int:
     "Samples that recording `i` will have at `sample_rate`, from its header"
     info,r = probe(corpus.source(i)),corpus.df.iloc[i]
-    s = r.duration_s if not np.isnan(r.duration_s) else info.duration_s-r.start_s
-    return math.ceil(sample_rate*round(s*info.sample_rate)/info.sample_rate)
+    start,end = round(r.start_s*info.sample_rate),info.samples
+    if not np.isnan(r.duration_s) and abs(r.start_s+r.duration_s-info.duration_s) > 0.01: end = round((r.start_s+r.duration_s)*info.sample_rate)
+    return math.ceil(sample_rate*(end-start)/info.sample_rate)
 
 def long_frames(
     corpus:Corpus,

@@ -176,7 +176,7 @@ class Packed:
         i = self.items[at]
         return p.items[i],p.starts[i],p.lengths[i],np.repeat(np.arange(len(rows)), np.diff(self.edges)[rows]),self.places[at]
 
-# %% ../../nbs/data/14_loaders.ipynb #c117b577
+# %% ../../nbs/data/14_loaders.ipynb #9f15e396
 class Batches(Dataset):
     "The batches of a plan, read from a store"
     def __init__(self,
@@ -211,7 +211,8 @@ class Batches(Dataset):
         packed = isinstance(self.plan, Packed)
         feats = self._empty(B, T, self.source.dim)
         if packed: feats.zero_()
-        self.source.read_into(feats.numpy().reshape(B*T, -1), row*T+at, items, starts, n, epoch)
+        got = self.source.read_into(feats.numpy().reshape(B*T, self.source.dim), row*T+at, items, starts, n, epoch)
+        if got is not None: n = np.asarray(got) # computed as they were read: some may have failed
         if packed:
             ids = torch.full((B,T), -1)
             for i,r,a,k in zip(items.tolist(), row.tolist(), at.tolist(), n.tolist()): ids[r, a:a+k] = i

@@ -6,8 +6,8 @@ Docs: https://quantizer-dev.github.io/quantizer/data/store.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'DTYPES', 'Folder', 'feature_settings', 'Shard', 'write_shard', 'start_store', 'read_manifest',
-           'check_settings', 'read_index', 'finished_shard', 'commit_store', 'FeatureStore', 'source_columns',
-           'find_recordings', 'frame_stats']
+           'is_finished', 'check_settings', 'read_index', 'finished_shard', 'commit_store', 'FeatureStore',
+           'source_columns', 'find_recordings', 'frame_stats']
 
 # %% ../../nbs/data/13_store.ipynb #01754aec
 import inspect, io, json, os, tempfile, zlib
@@ -94,7 +94,7 @@ def write_shard(
         yield shard
     with folder.create(f'{_shard(number)}.parquet') as tmp: pd.DataFrame(shard.rows).to_parquet(tmp, index=False)
 
-# %% ../../nbs/data/13_store.ipynb #ff121339
+# %% ../../nbs/data/13_store.ipynb #a185518b
 def _put_json(folder, name, data):
     with folder.create(name) as tmp: tmp.write_text(json.dumps(data, indent=1))
 
@@ -124,6 +124,11 @@ def read_manifest(folder:Folder)->dict:
         return {k:m[k] for k in ('format','features','dim','frame_rate','dtype','index','shards')}
     except QuantizerError: raise
     except (ValueError, KeyError, TypeError) as e: raise QuantizerError(f"{folder.path}: damaged feature store (manifest.json: {e!r})") from None
+
+def is_finished(path:str|Path)->bool:
+    "Is there a store that can be opened, not one whose extraction was interrupted?"
+    folder = Folder(path)
+    return bool(folder.names()) and read_manifest(folder)['index'] is not None
 
 def check_settings(folder:Folder, manifest:dict, features:dict):
     "Refuse a store of other features than `features`"
