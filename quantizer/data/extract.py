@@ -43,7 +43,7 @@ def long_frames(
         x = extractor(load_audio(corpus.source(i), sr, start+lo/sr, (hi-lo)/sr)[None].to(device))[0][0]
         yield x[drop:drop+keep].cpu()
 
-# %% ../../nbs/data/13b_extract.ipynb #4e572b96
+# %% ../../nbs/data/13b_extract.ipynb #5c35354b
 def length_batches(
     seconds, # Of each recording
     batch_s:float, # Seconds in a batch, padding included; 0 gives one at a time, in order
@@ -57,11 +57,9 @@ def length_batches(
         else: res.append([i])
     return res
 
-def _load(corpus, extractor, i):
+def _load(corpus, extractor, i, seconds):
     "Waveform of recording `i`, its number of samples if it is long, or what is wrong with it"
-    try:
-        n = recording_samples(corpus, i, extractor.sample_rate)
-        return n if n > extractor.window_s*extractor.sample_rate else corpus.audio(i, extractor.sample_rate)
+    try: return recording_samples(corpus, i, extractor.sample_rate) if seconds > extractor.window_s else corpus.audio(i, extractor.sample_rate)
     except QuantizerError as e: return e
 
 def _ahead(pool, load, batches):
@@ -73,7 +71,7 @@ def _ahead(pool, load, batches):
         if len(jobs) > 1: done,got = jobs.pop(0); yield done,[o.result() for o in got]
     for done,got in jobs: yield done,[o.result() for o in got]
 
-# %% ../../nbs/data/13b_extract.ipynb #1c3f4c8d
+# %% ../../nbs/data/13b_extract.ipynb #7f9383b0
 @torch.no_grad()
 def extract_shard(
     task:tuple, # Number of the shard, and its recordings
@@ -92,11 +90,12 @@ def extract_shard(
     device = next(iter(extractor.buffers()), torch.zeros(0)).device
     pool = ThreadPoolExecutor(threads) if threads else None
     def _frames(wavs):
+        if len(wavs) == 1: return [extractor(wavs[0][None].to(device))[0][0].cpu()]
         batch,mask = pad_batch(wavs)
         feats,mask = extractor(batch.to(device), mask.sum(1).to(device))
         return [x[:n] for x,n in zip(feats.cpu(), mask.sum(1).tolist())]
     with write_shard(Folder(path), number, dtype) as shard:
-        for batch,got in _ahead(pool, lambda k: _load(corpus, extractor, rows[k]), length_batches(seconds[rows], batch_s)):
+        for batch,got in _ahead(pool, lambda k: _load(corpus, extractor, rows[k], seconds[rows[k]]), length_batches(seconds[rows], batch_s)):
             whole = [o for o in got if isinstance(o, torch.Tensor)]
             try: done = iter(_frames(whole) if whole else [])
             except QuantizerError: done = None # one of them: find out which
@@ -133,7 +132,7 @@ def plan_shards(
     part = (np.cumsum(sizes)-sizes)//(shard_mb*2**20)
     return [(first+n, o) for n,o in enumerate(np.split(rows, np.flatnonzero(np.diff(part))+1))]
 
-# %% ../../nbs/data/13b_extract.ipynb #de2ab6d2
+# %% ../../nbs/data/13b_extract.ipynb #2b4206dd
 def _begin(work, done):
     "In a new process: one thread, Ctrl-C is the parent's business, and an end when the parent is gone"
     global _child
@@ -183,7 +182,7 @@ def run_ray(
     try: import ray, ray.data
     except ImportError: raise QuantizerError("data.extract.launcher is 'ray', which is not installed: pip install 'quantizer[ray]'") from None
     jobs = ray.data.from_items([dict(task=k) for k in range(len(tasks))], override_num_blocks=len(tasks))
-    jobs.map(lambda r: dict(shard=work(tasks[r['task']], tick=lambda s: None)), **(dict(concurrency=workers) if workers else {})).materialize()
+    jobs.map(lambda r: dict(shard=work(tasks[r['task']], tick=lambda s: None)), compute=ray.data.TaskPoolStrategy(workers or None)).materialize()
 
 # %% ../../nbs/data/13b_extract.ipynb #d0ff149d
 @contextmanager

@@ -71,8 +71,8 @@ class Pieces:
         self.lengths = edge(k+1)-self.starts
     def __len__(self): return len(self.items)
 
-# %% ../../nbs/data/14_loaders.ipynb #c1bb7a79
-BLOCK = 8 # Windows to plan at a time: numpy's cost is for calls more than for numbers
+# %% ../../nbs/data/14_loaders.ipynb #aced68e4
+BLOCK = 16 # Windows to plan at a time: numpy's cost is for calls more than for numbers
 class Crops:
     "Random crops, globally shuffled"
     def __init__(self,
@@ -102,14 +102,14 @@ class Crops:
     def batch(self,
         epoch:int,
         step:int,
-    )->tuple: # Recordings, first frame of each, frames of each, row of each, place in its row
+    )->tuple: # Recordings, first frame of each, frames of each; and, where rows are shared, the row of each and its place there, else `None`
         "What is in a batch"
         block,k = divmod(step, BLOCK*self.window)
         if self._now is None or self._now[0] != (epoch,block): self._now = (epoch,block),self._block(epoch, block)
         items,starts,n = self._now[1][k]
-        return items,starts,n,np.arange(len(n)),np.zeros_like(n)
+        return items,starts,n,None
 
-# %% ../../nbs/data/14_loaders.ipynb #2cd6c6a8
+# %% ../../nbs/data/14_loaders.ipynb #7f18eb00
 class Buckets:
     "Whole pieces, those of like length together"
     def __init__(self,
@@ -138,9 +138,9 @@ class Buckets:
                 self._now = epoch,np.argsort(p.lengths*(1+self.jitter*noise), kind='stable')
             order,step = self._now[1],permute(step, len(self), self.seed, epoch, 2)[0]
         i = order[self.edges[step]:self.edges[step+1]]
-        return p.items[i],p.starts[i],p.lengths[i],np.arange(len(i)),np.zeros(len(i), np.int64)
+        return p.items[i],p.starts[i],p.lengths[i],None
 
-# %% ../../nbs/data/14_loaders.ipynb #7ff6c7bd
+# %% ../../nbs/data/14_loaders.ipynb #6b7004ef
 class Packed:
     "Rows filled with several pieces"
     def __init__(self,
@@ -174,9 +174,9 @@ class Packed:
         rows = permute(np.arange(step*n//self.steps, (step+1)*n//self.steps), n, self.seed, epoch)
         at = np.concatenate([np.arange(self.edges[r], self.edges[r+1]) for r in rows])
         i = self.items[at]
-        return p.items[i],p.starts[i],p.lengths[i],np.repeat(np.arange(len(rows)), np.diff(self.edges)[rows]),self.places[at]
+        return p.items[i],p.starts[i],p.lengths[i],(np.repeat(np.arange(len(rows)), np.diff(self.edges)[rows]),self.places[at])
 
-# %% ../../nbs/data/14_loaders.ipynb #9f15e396
+# %% ../../nbs/data/14_loaders.ipynb #b02d5ce6
 class Batches(Dataset):
     "The batches of a plan, read from a store"
     def __init__(self,
@@ -203,26 +203,29 @@ class Batches(Dataset):
     )->tuple: # `feats (B,T,D)` in the source's `dtype`, `mask (B,T)`, `ids`: recordings `(B,)`, or `(B,T)` if rows are packed, -1 for padding
         "A batch"
         epoch,step = divmod(position, len(self.plan))
-        items,starts,n,row,at = self.plan.batch(epoch, step)
+        items,starts,n,place = self.plan.batch(epoch, step)
         if self.world > 1:
-            mine = row%self.world == self.rank
-            items,starts,n,row,at = items[mine],starts[mine],n[mine],row[mine]//self.world,at[mine]
-        B,T = int(row.max(initial=-1))+1,int((at+n).max(initial=1))
-        packed = isinstance(self.plan, Packed)
+            mine = slice(self.rank, None, self.world) if place is None else place[0]%self.world == self.rank
+            items,starts,n = items[mine],starts[mine],n[mine]
+            if place: place = place[0][mine]//self.world,place[1][mine]
+        row,at = place or (np.arange(len(n)),0)
+        B,T = int(row[-1])+1 if len(row) else 0,int((at+n).max(initial=1))
         feats = self._empty(B, T, self.source.dim)
-        if packed: feats.zero_()
-        got = self.source.read_into(feats.numpy().reshape(B*T, self.source.dim), row*T+at, items, starts, n, epoch)
+        if place: feats.zero_()
+        first = row*T+at
+        got = self.source.read_into(feats.numpy().reshape(B*T, self.source.dim), first, items, starts, n, epoch)
         if got is not None: n = np.asarray(got) # computed as they were read: some may have failed
-        if packed:
-            ids = torch.full((B,T), -1)
-            for i,r,a,k in zip(items.tolist(), row.tolist(), at.tolist(), n.tolist()): ids[r, a:a+k] = i
+        if place:
+            ids = torch.full((B*T,), -1)
+            for i,a,k in zip(items.tolist(), first.tolist(), n.tolist()): ids[a:a+k] = i
+            ids = ids.view(B, T)
             mask = ids >= 0
         else:
             ids,short = torch.from_numpy(items),np.flatnonzero(n < T).tolist()
             mask = lengths_to_mask(torch.from_numpy(n), T) if short else torch.ones(B, T, dtype=torch.bool)
             for r in short: feats[r, n[r]:] = 0
         if self.augment:
-            for i,r,a,k in zip(items.tolist(), row.tolist(), at.tolist(), n.tolist()): self.augment(feats[r, a:a+k], epoch, i)
+            for i,a,k in zip(items.tolist(), first.tolist(), n.tolist()): self.augment(feats.view(B*T, -1)[a:a+k], epoch, i)
         return feats,mask,ids
 
 class Positions(Sampler):
