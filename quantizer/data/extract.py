@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/data/extract.html.md"""
 __all__ = ['recording_samples', 'long_frames', 'length_batches', 'extract_shard', 'plan_shards', 'run_processes', 'run_ray',
            'build_store']
 
-# %% ../../nbs/data/13b_extract.ipynb #524ec55b
+# %% ../../nbs/data/13b_extract.ipynb #a1227716
 import fcntl, math, multiprocessing, os, signal, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +21,7 @@ from .audio import load_audio, probe
 from .corpus import Corpus
 from .features import FeatureExtractor
 from .store import (FeatureStore, Folder, commit_store, feature_settings, find_recordings, finished_shard, read_index,
-    source_columns, start_store, write_shard)
+    source_columns, start_store, sweep_store, write_shard)
 
 # %% ../../nbs/data/13b_extract.ipynb #19af3440
 def recording_samples(corpus:Corpus, i:int, sample_rate:int)->int:
@@ -184,7 +184,7 @@ def run_ray(
     jobs = ray.data.from_items([dict(task=k) for k in range(len(tasks))], override_num_blocks=len(tasks))
     jobs.map(lambda r: dict(shard=work(tasks[r['task']], tick=lambda s: None)), compute=ray.data.TaskPoolStrategy(workers or None)).materialize()
 
-# %% ../../nbs/data/13b_extract.ipynb #d0ff149d
+# %% ../../nbs/data/13b_extract.ipynb #f2acbfcd
 @contextmanager
 def _locked(folder):
     "Keep a second extraction out of a folder on this machine"
@@ -213,8 +213,7 @@ def build_store(
     fresh = not folder.names()
     with _locked(folder):
         m = start_store(folder, feature_settings(extractor), extractor.dim, extractor.frame_rate, dtype)
-        for o in folder.names():
-            if '.tmp-' in o: folder.remove(o) # of a run that was killed
+        sweep_store(folder, m)
         new = np.arange(len(corpus)) if m['index'] is None else np.flatnonzero(find_recordings(read_index(folder, m), corpus) < 0)
         if len(new):
             seconds = _seconds(corpus)

@@ -6,8 +6,8 @@ Docs: https://quantizer-dev.github.io/quantizer/data/store.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'DTYPES', 'Folder', 'feature_settings', 'Shard', 'write_shard', 'start_store', 'read_manifest',
-           'is_finished', 'check_settings', 'read_index', 'finished_shard', 'commit_store', 'FeatureStore',
-           'source_columns', 'find_recordings', 'frame_stats']
+           'is_finished', 'check_settings', 'read_index', 'finished_shard', 'commit_store', 'sweep_store',
+           'FeatureStore', 'source_columns', 'find_recordings', 'frame_stats']
 
 # %% ../../nbs/data/13_store.ipynb #01754aec
 import inspect, io, json, os, tempfile, zlib
@@ -136,7 +136,7 @@ def check_settings(folder:Folder, manifest:dict, features:dict):
         if (has := manifest['features'].get(k)) != (want := features.get(k)):
             raise QuantizerError(f"{folder.path}: holds features with {k}={has}, not {k}={want}; name another store, or remove this one")
 
-# %% ../../nbs/data/13_store.ipynb #f26c8371
+# %% ../../nbs/data/13_store.ipynb #32f14cc1
 def read_index(
     folder:Folder,
     manifest:dict,
@@ -177,7 +177,13 @@ def commit_store(
         sign = fingerprint(tmp.read_bytes())
     shards = manifest['shards'] | {f'{_shard(n)}.bin':folder.size(f'{_shard(n)}.bin') for n in numbers}
     _put_json(folder, 'manifest.json', manifest | dict(index=dict(file=name, fingerprint=sign), shards=shards))
-    for o in [f'{_shard(n)}.parquet' for n in numbers] + ([old['file']] if old else []): folder.remove(o)
+    sweep_store(folder, read_manifest(folder))
+
+def sweep_store(folder:Folder, manifest:dict):
+    "Remove what no longer belongs to a store: rows of shards that are in the index, an older index, files of a run that was killed"
+    index = (manifest['index'] or {}).get('file')
+    for o in folder.names():
+        if '.tmp-' in o or o.endswith('.parquet') and o.replace('.parquet', '.bin') in manifest['shards'] or o.startswith('index-') and o != index: folder.remove(o)
 
 # %% ../../nbs/data/13_store.ipynb #2edd8740
 class FeatureStore:
