@@ -21,7 +21,7 @@ from ..core import QuantizerError, Registry, check_range, lengths_to_mask, pad_b
 # %% ../../nbs/data/12_features.ipynb #186146dc
 FEATURES = Registry('feature')
 
-# %% ../../nbs/data/12_features.ipynb #fe561644
+# %% ../../nbs/data/12_features.ipynb #9911eabd
 def reflect_pad(
     wav:Tensor, # `(B,S)`
     lengths:Tensor, # `(B,)` real samples of each item
@@ -32,9 +32,9 @@ def reflect_pad(
     k = torch.arange(pad, device=wav.device)
     tail = wav.gather(1, lengths[:,None]-2+repeat-k)
     res = torch.cat([wav[:,1-repeat:pad+1-repeat].flip(1), wav, wav.new_zeros(len(wav), pad)], 1)
-    return res.scatter(1, lengths[:,None]+pad+k, tail)
+    return res.scatter_(1, lengths[:,None]+pad+k, tail)
 
-# %% ../../nbs/data/12_features.ipynb #4dddb421
+# %% ../../nbs/data/12_features.ipynb #1c8f924f
 class FeatureExtractor(nn.Module):
     "Waveforms to frames. A subclass defines `frames`, sets `dim`, and keeps each of its arguments as an attribute"
     name = None # As registered in `FEATURES`
@@ -69,7 +69,8 @@ class FeatureExtractor(nn.Module):
         if (short := int(lengths.min())) < self.win_length:
             raise QuantizerError(f"shorter than one frame ({short} samples; {self.name} needs {self.win_length}, {1000*self.win_length/self.sample_rate:g} ms)")
         mask = lengths_to_mask(self.num_frames(lengths), self.num_frames(wav.shape[1]))
-        return self.frames(wav, lengths, mask).masked_fill(~mask[...,None], 0), mask
+        feats = self.frames(wav, lengths, mask)
+        return (feats if short == wav.shape[1] else feats.masked_fill(~mask[...,None], 0)), mask
 
 # %% ../../nbs/data/12_features.ipynb #0ddbfecb
 @patch
