@@ -19,7 +19,9 @@ from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 from ..core import QuantizerError, fingerprint, lengths_to_mask, pad_batch
 from .features import FEATURES, FeatureExtractor, WhisperLogMel
 
-# %% ../../nbs/data/12b_encoders.ipynb #00ba1d5b
+# %% ../../nbs/data/12b_encoders.ipynb #9a6b0b32
+SSL_KINDS = ('hubert','wav2vec2','wavlm')
+
 @contextmanager
 def _quiet(log):
     "No warnings and no bars of `transformers`"
@@ -106,7 +108,7 @@ def _block(
     x = x + a.out_proj(scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
     return x + l.fc2(l.activation_fn(l.fc1(l.final_layer_norm(x))))
 
-# %% ../../nbs/data/12b_encoders.ipynb #fd5211cf
+# %% ../../nbs/data/12b_encoders.ipynb #c23c8cb4
 @FEATURES.register('whisper')
 class WhisperEncoder(PretrainedEncoder):
     "Frames of a layer of Whisper's encoder, at 50 Hz"
@@ -134,8 +136,6 @@ class WhisperEncoder(PretrainedEncoder):
         m = None if m.all() else m[:,None,None,::2]
         for l in net.layers: x = _block(l, x, m)
         return net.layer_norm(x)
-
-SSL_KINDS = ('hubert','wav2vec2','wavlm')
 
 # %% ../../nbs/data/12b_encoders.ipynb #f57dc2eb
 @FEATURES.register('ssl')

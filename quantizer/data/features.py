@@ -115,7 +115,7 @@ class FrontEnd(FeatureExtractor):
         "What a frame takes from its recording"
         return feats
 
-# %% ../../nbs/data/12_features.ipynb #17b643ad
+# %% ../../nbs/data/12_features.ipynb #f6357fc1
 @patch
 def energies(self:FrontEnd, x:Tensor)->Tensor:
     "Energy `(...,M)` of windows `(...,win_length)` in each band"
@@ -130,7 +130,8 @@ def frames(self:FrontEnd, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
     def _run(x, n): return torch.cat([self.values(self.energies(o)) for o in x.split(n, -2)], -2)
     if x.device.type != 'cpu': return self.finish(_run(x, max(1, 2**17//len(x))), mask)
     feats = [_run(o[:n], 256) for o,n in zip(x, mask.sum(1).tolist())]
-    return self.finish(torch.stack([nn.functional.pad(o, (0,0,0,mask.shape[1]-len(o))) for o in feats]) if len(feats) > 1 else feats[0][None], mask)
+    feats = [o if len(o) == mask.shape[1] else nn.functional.pad(o, (0, 0, 0, mask.shape[1]-len(o))) for o in feats]
+    return self.finish(feats[0][None] if len(feats) == 1 else torch.stack(feats), mask)
 
 # %% ../../nbs/data/12_features.ipynb #63dc162c
 def _mel(sample_rate, win_length, n_mels, **kwargs): return melscale_fbanks(win_length//2+1, 0., sample_rate//2, n_mels, sample_rate, **kwargs)
