@@ -1,9 +1,9 @@
 "Every extractor that can be made offline keeps its promises, for recordings of any length"
 import os, warnings
 
-import pytest, torch
+from quantizer.all import FEATURES, QuantizerError, pad_batch # first: it makes `import torchvision` work, which transformers does
+import pytest, torch, transformers
 from hypothesis import given, settings, strategies as st
-from quantizer.all import FEATURES, QuantizerError, pad_batch
 
 os.environ['HF_HUB_OFFLINE'] = '1'
 made = {'logmel':{}, 'mfcc':{}, 'whisper_logmel':{}, 'fbank':{}, 'whisper':{}, 'ssl':{}, 'logmel 22050':dict(sample_rate=22050, win_length=512, hop_length=256), 'mfcc one delta':dict(deltas=1, n_mels=23),
@@ -15,7 +15,7 @@ settings.load_profile('quantizer')
 def ext(request, tmp_path_factory):
     name,args = request.param.split()[0],made[request.param]
     if name in ('whisper','ssl'):
-        t,d = pytest.importorskip('transformers', reason="transformers is not installed: pip install 'quantizer[encoders]'"),tmp_path_factory.mktemp('model')
+        t,d = transformers,tmp_path_factory.mktemp('model')
         torch.manual_seed(0)
         if name == 'whisper': net = t.WhisperModel(t.WhisperConfig(d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
             max_source_positions=250, vocab_size=8, pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=0)) # windows of 5 s

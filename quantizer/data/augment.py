@@ -7,21 +7,21 @@ Docs: https://quantizer-dev.github.io/quantizer/data/augment.html.md"""
 # %% auto #0
 __all__ = ['noise_options', 'spec_options', 'Augment', 'make_noise']
 
-# %% ../../nbs/data/12c_augment.ipynb #df251188
+# %% ../../nbs/data/12c_augment.ipynb #a66f7199
 import math, numpy as np, torch
 from typing import Literal
 from fastcore.basics import patch
 from torch import Tensor
 from torchaudio.functional import resample
 from ..core import QuantizerError, check_args, check_range, checked
-from .audio import load_audio
+from .audio import load_audio, probe
 from .corpus import Corpus
 
-# %% ../../nbs/data/12c_augment.ipynb #40314750
+# %% ../../nbs/data/12c_augment.ipynb #866b464a
 def noise_options(
     snr:list=[5,20], # Range of the signal-to-noise ratio, in dB
     kind:Literal['white','pink']='pink', # Noise to make: as loud at all frequencies, or falling by 3 dB an octave
-    folder:str|None=None, # Take spans of the recordings in this folder (or manifest) instead
+    folder:str|None=None, # Take spans of the recordings in this folder instead
     p:float=1., # How often
 ): pass
 
@@ -80,15 +80,14 @@ def make_noise(
     x = torch.from_numpy(rng.standard_normal(n, dtype=np.float32))
     return x if kind == 'white' else torch.fft.irfft(torch.fft.rfft(x)/torch.arange(n//2+1).clamp(min=1).sqrt(), n)
 
-# %% ../../nbs/data/12c_augment.ipynb #2b78b235
+# %% ../../nbs/data/12c_augment.ipynb #421f3637
 @patch
 def _noise(self:Augment, n, sample_rate, rng):
     "`n` samples of noise"
     if self.noises is None: return make_noise(n, self.noise['kind'], rng)
-    i = int(rng.integers(len(self.noises)))
-    spare,start = float(self.noises.df.duration_s[i])-n/sample_rate, float(self.noises.df.start_s[i])
-    if spare > 0.1: x = load_audio(self.noises.file(i), sample_rate, start+rng.uniform(0, spare-0.1), n/sample_rate+0.05)
-    else: x = self.noises.audio(i, sample_rate)
+    file = self.noises.file(int(rng.integers(len(self.noises))))
+    spare = probe(file).duration_s - n/sample_rate - 0.1
+    x = load_audio(file, sample_rate, rng.uniform(0, spare), n/sample_rate+0.05) if spare > 0 else load_audio(file, sample_rate)
     return x.repeat(-(-n//len(x)))[:n]
 
 # %% ../../nbs/data/12c_augment.ipynb #5f271b81

@@ -32,7 +32,7 @@ def _quiet(log):
         log.set_verbosity(before)
         if bar: log.enable_progress_bar()
 
-# %% ../../nbs/data/12b_encoders.ipynb #be3c6064
+# %% ../../nbs/data/12b_encoders.ipynb #5c744f5c
 def load_pretrained(
     model:str, # Folder, or name on the Hugging Face hub
     kind:str='AutoModel', # Class of `transformers` to read it with
@@ -43,7 +43,7 @@ def load_pretrained(
     what = 'preprocessor_config.json' if kind == 'AutoFeatureExtractor' else 'config.json and model.safetensors'
     with _quiet(transformers.utils.logging):
         try: res = getattr(transformers, kind).from_pretrained(model, **({} if kind == 'AutoFeatureExtractor' else dict(output_loading_info=True)))
-        except (OSError, ValueError, KeyError, RuntimeError) as e:
+        except Exception as e: # there is no end to what it raises for a file that is damaged
             if Path(model).is_dir(): raise QuantizerError(f"{model}: no model that can be read; expected {what} as transformers saves them ({' '.join(str(e).split())[:150]})") from None
             raise QuantizerError(f"'{model}': neither a folder nor a model of the Hugging Face hub that can be reached from here; offline, copy the folder that 'hf download {model} --local-dir DIR' makes elsewhere, and give its path") from None
     if kind == 'AutoFeatureExtractor': return res

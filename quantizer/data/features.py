@@ -34,7 +34,7 @@ def reflect_pad(
     res = torch.cat([wav[:,1-repeat:pad+1-repeat].flip(1), wav, wav.new_zeros(len(wav), pad)], 1)
     return res.scatter_(1, lengths[:,None]+pad+k, tail)
 
-# %% ../../nbs/data/12_features.ipynb #1c8f924f
+# %% ../../nbs/data/12_features.ipynb #974f6c21
 class FeatureExtractor(nn.Module):
     "Waveforms to frames. A subclass defines `frames`, sets `dim`, and keeps each of its arguments as an attribute"
     name = None # As registered in `FEATURES`
@@ -50,6 +50,10 @@ class FeatureExtractor(nn.Module):
     def frame_rate(self)->float:
         "Frames per second"
         return self.sample_rate/self.hop_length
+    @property
+    def device(self)->torch.device:
+        "Where it computes"
+        return next((o.device for o in (*self.buffers(), *self.parameters())), torch.device('cpu'))
     @property
     def identity(self)->dict:
         "What the features depend on: the name and all arguments; equal identities give equal features"
@@ -115,7 +119,7 @@ class FrontEnd(FeatureExtractor):
         "What a frame takes from its recording"
         return feats
 
-# %% ../../nbs/data/12_features.ipynb #f6357fc1
+# %% ../../nbs/data/12_features.ipynb #3817290c
 @patch
 def energies(self:FrontEnd, x:Tensor)->Tensor:
     "Energy `(...,M)` of windows `(...,win_length)` in each band"
@@ -124,12 +128,16 @@ def energies(self:FrontEnd, x:Tensor)->Tensor:
     return torch.cat([p[...,a:b] @ self.filters[a:b,c:d] for a,b,c,d in self.bands], -1)
 
 @patch
+def run(self:FrontEnd, x:Tensor, n:int)->Tensor:
+    "Values `(...,T,D)` of windows `(...,T,win_length)`, `n` at a time"
+    return torch.cat([self.values(self.energies(o)) for o in x.split(n, -2)], -2)
+
+@patch
 def frames(self:FrontEnd, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
     "`(B,T,D)` features of `(B,S)` waveforms"
     x = self.padded(wav, lengths).unfold(1, self.win_length, self.hop_length)[:,:mask.shape[1]]
-    def _run(x, n): return torch.cat([self.values(self.energies(o)) for o in x.split(n, -2)], -2)
-    if x.device.type != 'cpu': return self.finish(_run(x, max(1, 2**17//len(x))), mask)
-    feats = [_run(o[:n], 256) for o,n in zip(x, mask.sum(1).tolist())]
+    if x.device.type != 'cpu': return self.finish(self.run(x, max(1, 2**17//len(x))), mask)
+    feats = [self.run(o[:n], 256) for o,n in zip(x, mask.sum(1).tolist())]
     feats = [o if len(o) == mask.shape[1] else nn.functional.pad(o, (0, 0, 0, mask.shape[1]-len(o))) for o in feats]
     return self.finish(feats[0][None] if len(feats) == 1 else torch.stack(feats), mask)
 
