@@ -2,7 +2,7 @@
 import ast, os, sys, traceback, unittest
 from pathlib import Path
 
-import pytest
+import hypothesis, pytest
 from execnb.shell import CaptureShell
 from fastcore.nbio import write_nb
 from fastcore.xtras import working_directory
@@ -11,6 +11,8 @@ from nbdev.test import nb_test_cells
 
 root = Path(__file__).parent
 lib = 'quantizer'
+hypothesis.settings.register_profile('same', derandomize=True, database=None, deadline=None)  # the same examples every time
+hypothesis.settings.load_profile('same')
 os.environ.update(IN_TEST='1', MPLBACKEND='Agg')  # `IN_TEST`: an `nbdev_export()` that closes a notebook does nothing
 
 def pytest_addoption(parser):

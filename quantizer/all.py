@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/64_all.ipynb #bb0c8ea7
+# %% ../nbs/64_all.ipynb #90ed110d
 from fastai.torch_core import set_seed
 from .core import *
 from .data.audio import *
@@ -16,6 +16,7 @@ from .data.features import *
 from .data.encoders import *
 from .data.augment import *
 from .data.store import *
+from .data.extract import *
 from .data.loaders import *
 from .quantizers.estimators import *
 from .quantizers.ranks import *

@@ -80,7 +80,7 @@ def info(
             token_rate=t.token_rate, sample_rate=t.sample_rate, parameters=sum(o.numel() for o in t.model.parameters()), fingerprint=t.fingerprint)
     return dict(kind='corpus') | Corpus.load(path).describe()
 
-# %% ../nbs/63_cli.ipynb #ddfc4eea
+# %% ../nbs/63_cli.ipynb #4b6d47bc
 def _train(a):
     from quantizer.run import train_run
     m = train_run(a.config, a.out, a.changes)
@@ -88,6 +88,12 @@ def _train(a):
     print(f"codebook: {m['this run']['verdict']}\ntokenizer: {Path(a.out)/'tokenizer'}\nreport: {Path(a.out)/'report.html'}")
 
 def _count(n): return f'{n:,} recording' + 's'*(n != 1)
+
+def _features(a):
+    from quantizer.run import extract_features, tell_problems
+    s = extract_features(a.config, a.out, a.changes)
+    tell_problems(s.problems, len(s)+len(s.problems))
+    print(f"{_count(len(s))}, {int(s.frames.sum())/s.frame_rate/3600:.2f} hours, {int(s.frames.sum()):,} frames: {a.out}")
 
 def _check_out(path, suffix):
     "Refuse what cannot be written, before any work"
@@ -149,7 +155,7 @@ def print_measures(
     for k,(name,_) in MEASURES.items():
         print(f'{name:22}' + ''.join(f"{'-' if m.get(k) is None else format(m[k], '.4g'):>{wide}}" for m in measures.values()))
 
-# %% ../nbs/63_cli.ipynb #52dd78e5
+# %% ../nbs/63_cli.ipynb #ebdc88c6
 class _Parser(argparse.ArgumentParser):
     "Mistakes end in one line, like all others"
     def error(self, message):
@@ -171,6 +177,10 @@ def make_parser()->argparse.ArgumentParser:
     v.add_argument('config', help='a YAML file, or the name of a packaged config')
     v.add_argument('changes', nargs='*', metavar='key.sub=value', help='change a value of the config')
     v.add_argument('--out', required=True, metavar='RUN', help='folder of the run, to be made')
+    v = _verb('features', _features, 'extract features once, to train on them many times', 'quantizer features mfcc-vq data.extract.workers=2 --out features/mfcc')
+    v.add_argument('config', help='a YAML file, or the name of a packaged config: its blocks data and features')
+    v.add_argument('changes', nargs='*', metavar='key.sub=value', help='change a value of the config')
+    v.add_argument('--out', required=True, metavar='STORE', help='store to make, finish or extend')
     v = _verb('encode', _encode, 'turn recordings into tokens', 'quantizer encode runs/first sample --out tokens.safetensors')
     v.add_argument('tokenizer', help='folder of a tokenizer, or of its run')
     v.add_argument('audio', nargs='+', help="audio files, folders, manifests, or 'sample'")

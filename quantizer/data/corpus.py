@@ -22,7 +22,7 @@ COLUMNS = dict(path='', start_s=0., duration_s=np.nan, speaker='', text='', lang
 SPLITS = ('train','valid','test')
 MANIFESTS = ('.tsv','.csv','.parquet')
 
-# %% ../../nbs/data/11_corpus.ipynb #d90833a5
+# %% ../../nbs/data/11_corpus.ipynb #4846adaa
 class Corpus:
     "A table of recordings"
     def __init__(self,
@@ -64,6 +64,16 @@ class Corpus:
         "The name of recording `i`: its path, and where it starts if it is a span"
         r = self.df.iloc[i]
         return r.path + (f'#{float(r.start_s)!r}' if r.start_s else '')
+    @property
+    def ids(self)->np.ndarray:
+        "The names of all recordings"
+        return np.array([self.id(i) for i in range(len(self))], dtype=object)
+    def source(self, i:int)->Path:
+        "What `load_audio` reads recording `i` from"
+        return self.file(i)
+    def size(self, i:int):
+        "Bytes of the file of recording `i`, if it is there"
+        return self.file(i).stat().st_size if self.file(i).is_file() else None
     def audio(self, i:int, sample_rate:int=16000)->Tensor:
         "The waveform `(S,)` of recording `i`"
         r = self.df.iloc[i]

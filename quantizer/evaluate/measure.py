@@ -7,8 +7,8 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/measure.html.md"""
 # %% auto #0
 __all__ = ['MEASURES', 'evaluate', 'kmeans_baseline']
 
-# %% ../../nbs/evaluate/43_measure.ipynb #88d58904
-import torch
+# %% ../../nbs/evaluate/43_measure.ipynb #23909de8
+import numpy as np, torch
 from torch import Tensor
 from ..core import QuantizerError, name_file
 from ..data.corpus import Corpus
@@ -59,13 +59,13 @@ def evaluate(
     if not codes: raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(problems.values()))}")
     return _describe(codes, words, nre.value, m.quantizer.codebook_sizes, tokenizer.token_rate) | dict(problems=problems, tokenizer=tokenizer.fingerprint)
 
-# %% ../../nbs/evaluate/43_measure.ipynb #012d7bb7
+# %% ../../nbs/evaluate/43_measure.ipynb #4124a012
 def kmeans_baseline(
     store:FeatureStore, # With a split
     codebook_size:int, # `K`
     downsample:int, # Frames in a token
     iters:int=30, # Rounds of k-means
-    max_vectors:int=500_000, # Fit on this many at most, drawn at random
+    max_vectors:int=200_000, # Fit on this many at most, of recordings drawn at random
     seed:int=0,
 )->dict|None: # As `evaluate` gives it; `None` where every recording is shorter than a token
     "K-means on stacked frames: fitted on the training part, measured on the validation part"
@@ -75,7 +75,11 @@ def kmeans_baseline(
         return x[:len(x)//downsample*downsample].reshape(-1, downsample*store.dim)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        frames = torch.cat([_stack(i) for i in store.part('train')])
+        items = store.part('train')
+        if sum(store.frames[items]//downsample) > max_vectors:
+            items = items[torch.randperm(len(items)).numpy()]
+            items = items[:max(1, np.searchsorted(np.cumsum(store.frames[items]//downsample), max_vectors))]
+        frames = torch.cat([_stack(i) for i in items])
         if not len(frames): return None
         centres = kmeans(frames[torch.randperm(len(frames))[:max_vectors]], codebook_size, iters)
     codes,words,nre = [],[],NRE()

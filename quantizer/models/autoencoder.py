@@ -31,7 +31,7 @@ class Reconstruction:
     loss:Tensor # Scalar, to be minimised
     losses:dict # Name -> scalar, not weighted
 
-# %% ../../nbs/models/32_autoencoder.ipynb #67255cdd
+# %% ../../nbs/models/32_autoencoder.ipynb #7203e588
 class SpeechQuantizer(nn.Module):
     "Encoder, quantizer and decoder, with their losses"
     def __init__(self,
@@ -50,6 +50,10 @@ class SpeechQuantizer(nn.Module):
     def downsample(self)->int:
         "Frames in a token"
         return self.encoder.downsample
+    @property
+    def gap(self)->int:
+        "Frames of padding between recordings in one row, so that no layer sees from one into the next"
+        return max(self.downsample, self.encoder.reach, self.decoder.reach)
     def normalise(self, feats): return (feats-self.mean)/self.std
 
     def forward(self,

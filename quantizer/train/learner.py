@@ -20,7 +20,7 @@ from fastai.torch_core import set_seed
 from ..models.autoencoder import SpeechQuantizer
 from .health import CodebookHealth, FrameLoss, NREMetric
 
-# %% ../../nbs/train/54_learner.ipynb #238ba568
+# %% ../../nbs/train/54_learner.ipynb #c3fb5872
 def model_loss(
     pred, # What the model returned: it has a `loss`
     ids, # Numbers of the recordings: fastai wants a target
@@ -32,7 +32,7 @@ class TellEpoch(Callback):
     "Tell the loaders which epoch it is"
     order = -20
     def before_epoch(self):
-        for dl in self.dls.loaders: dl.batch_sampler.epoch = self.epoch
+        for dl in self.dls.loaders: dl.sampler.seek(self.epoch*len(dl))
 
 # %% ../../nbs/train/54_learner.ipynb #7be71738
 def quantizer_learner(

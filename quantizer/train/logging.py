@@ -28,7 +28,7 @@ class CSVFile:
         if self.f: self.f.close()
         self.f = None
 
-# %% ../../nbs/train/52_logging.ipynb #ff41254a
+# %% ../../nbs/train/52_logging.ipynb #5c6bb6dc
 class RunLog(Callback):
     "Write `log.csv` and `steps.csv` into a folder"
     order = 55 # after the Recorder
@@ -40,7 +40,9 @@ class RunLog(Callback):
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
         if not self.run: return
         self.epochs,self.steps,self.start = CSVFile(self.path/'log.csv'),CSVFile(self.path/'steps.csv'),time.time()
-    def before_train(self): self.sums = {}
+    def before_train(self): self.sums,self.began,self.waited,self.mark = {},time.perf_counter(),0.,time.perf_counter()
+    def after_train(self): self.wait = self.waited/(time.perf_counter()-self.began)
+    def before_batch(self): self.waited += time.perf_counter()-self.mark
     def before_validate(self): self.train_sums,self.sums = self._means(),{}
     def _means(self): return {k:float(v/self.sums['frames']) for k,v in self.sums.items() if k != 'frames'}
     def after_batch(self):
@@ -49,11 +51,12 @@ class RunLog(Callback):
         if self.training and (self.train_iter == 1 or self.train_iter % self.every == 0):
             self.steps.write(step=self.train_iter, epoch=self.epoch, lr=float(self.opt.hypers[-1]['lr']), loss=float(self.loss.detach()),
                 **{k:float(v.detach()) for k,v in self.pred.losses.items()}, time_s=round(time.time()-self.start, 3))
+        self.mark = time.perf_counter()
     def after_epoch(self):
         r,health = self.recorder,self.codebook_health
         values = dict(zip(r.metric_names[1:], r.values[-1]))
         row = {f'train_{k}':v for k,v in self.train_sums.items()} | {f'valid_{k}':v for k,v in self._means().items()} | dict(nre=float(values['nre']))
         row |= {k:health.health[k] for k in ('usage','dead','perplexity','entropy','bitrate')}
         self.epochs.write(epoch=self.epoch, step=self.train_iter, lr=float(self.opt.hypers[-1]['lr']), **row,
-            time_s=round(time.time()-self.start, 3), verdict=health.verdict)
+            time_s=round(time.time()-self.start, 3), data_wait=round(self.wait, 5), verdict=health.verdict)
     def after_fit(self): self.epochs.close(); self.steps.close()
