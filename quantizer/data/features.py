@@ -91,21 +91,18 @@ def windows(self:FeatureExtractor,
     los = [k*step*sr for k in range(n)]
     return [(lo, min(samples, lo+(step+2*margin)*sr), a-lo//hop, b-a) for lo,a,b in zip(los, ends, ends[1:])]
 
-# %% ../../nbs/data/12_features.ipynb #53c1635f
+# %% ../../nbs/data/12_features.ipynb #0e6292a4
 class FrontEnd(FeatureExtractor):
     "Windows, their power spectrum, sums in bands; a subclass defines `values`, and what comes before the spectrum or after all frames"
-    def __init__(self, sample_rate:int, win_length:int, hop_length:int,
+    def set_bank(self,
         window:Tensor, # `(win_length,)`
         filters:Tensor, # `(N//2+1, M)` for Fourier transforms of `N` points
     ):
-        super().__init__(sample_rate, win_length, hop_length)
+        "Keep a window and a filter bank, and note which frequencies each group of 20 bands touches"
         self.register_buffer('window', window, persistent=False)
         self.register_buffer('filters', filters, persistent=False)
-        self.bands = []
-        for m in range(0, filters.shape[1], 20):
-            used = filters[:,m:m+20].any(1).nonzero()
-            if len(used): self.bands.append((int(used[0]), int(used[-1])+1, m, m+20))
-            else: self.bands.append((0, 1, m, m+20)) # bands so narrow that they fall between two frequencies
+        used = [filters[:,m:m+20].any(1).nonzero()[:,0].tolist() or [0] for m in range(0, filters.shape[1], 20)]
+        self.bands = [(o[0], o[-1]+1, 20*k, 20*k+20) for k,o in enumerate(used)]
     def padded(self, wav, lengths):
         "Waveforms with all samples that their windows need"
         return reflect_pad(wav, lengths, self.win_length//2)
@@ -141,8 +138,10 @@ def frames(self:FrontEnd, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
     feats = [o if len(o) == mask.shape[1] else nn.functional.pad(o, (0, 0, 0, mask.shape[1]-len(o))) for o in feats]
     return self.finish(feats[0][None] if len(feats) == 1 else torch.stack(feats), mask)
 
-# %% ../../nbs/data/12_features.ipynb #63dc162c
-def _mel(sample_rate, win_length, n_mels, **kwargs): return melscale_fbanks(win_length//2+1, 0., sample_rate//2, n_mels, sample_rate, **kwargs)
+# %% ../../nbs/data/12_features.ipynb #1f273c39
+def _hann_mel(ext, n_mels, **kwargs):
+    "A Hann window and a mel filter bank for `ext`"
+    return torch.hann_window(ext.win_length), melscale_fbanks(ext.win_length//2+1, 0., ext.sample_rate//2, n_mels, ext.sample_rate, **kwargs)
 
 @FEATURES.register('logmel')
 class LogMel(FrontEnd):
@@ -153,9 +152,10 @@ class LogMel(FrontEnd):
         win_length:int=400, # Samples in a window, and points of its Fourier transform
         hop_length:int=160, # Samples from frame to frame
     ):
-        check_range(1, max(1, win_length//2), n_mels=n_mels)
-        super().__init__(sample_rate, win_length, hop_length, torch.hann_window(win_length), _mel(sample_rate, win_length, n_mels))
+        super().__init__(sample_rate, win_length, hop_length)
+        check_range(1, win_length//2, n_mels=n_mels)
         self.n_mels = self.dim = n_mels
+        self.set_bank(*_hann_mel(self, n_mels))
     def values(self, bands): return (bands + 1e-6).log()
 
 # %% ../../nbs/data/12_features.ipynb #24757680
@@ -170,7 +170,7 @@ def deltas(
     x = x.flatten(0,1)[(at + T*torch.arange(B, device=x.device)[:,None]).flatten()].view(B, T+2*n, D)
     return sum(k*(x[:,n+k:n+k+T]-x[:,n-k:n-k+T]) for k in range(1, n+1)) / (2*sum(k*k for k in range(1, n+1)))
 
-# %% ../../nbs/data/12_features.ipynb #0387220b
+# %% ../../nbs/data/12_features.ipynb #c2e40870
 @FEATURES.register('mfcc')
 class MFCC(FrontEnd):
     "Mel-frequency cepstral coefficients and their deltas, with torchaudio's values"
@@ -182,10 +182,11 @@ class MFCC(FrontEnd):
         win_length:int=400, # Samples in a window, and points of its Fourier transform
         hop_length:int=160, # Samples from frame to frame
     ):
-        check_range(1, max(1, win_length//2), n_mels=n_mels, n_mfcc=n_mfcc)
+        super().__init__(sample_rate, win_length, hop_length)
+        check_range(1, win_length//2, n_mels=n_mels, n_mfcc=n_mfcc)
         check_range(0, 4, deltas=deltas)
         if n_mfcc > n_mels: raise QuantizerError(f"n_mfcc is {n_mfcc}: there cannot be more coefficients than the {n_mels} mel bands")
-        super().__init__(sample_rate, win_length, hop_length, torch.hann_window(win_length), _mel(sample_rate, win_length, n_mels))
+        self.set_bank(*_hann_mel(self, n_mels))
         self.n_mfcc,self.n_mels,self.deltas,self.dim,self.context = n_mfcc,n_mels,deltas,n_mfcc*(1+deltas),2*deltas
         self.register_buffer('dct', create_dct(n_mfcc, n_mels, 'ortho'), persistent=False)
     def values(self, bands): return (bands + 1e-6).log() @ self.dct
@@ -194,15 +195,16 @@ class MFCC(FrontEnd):
         for _ in range(self.deltas): res.append(deltas(res[-1], mask))
         return torch.cat(res, -1)
 
-# %% ../../nbs/data/12_features.ipynb #9b85bb5e
+# %% ../../nbs/data/12_features.ipynb #f8ce1591
 @FEATURES.register('whisper_logmel')
 class WhisperLogMel(FrontEnd):
     "The log-mel spectrogram that Whisper was trained on, at 16 kHz and 100 Hz; its range is relative to the loudest value of the recording"
     def __init__(self,
         n_mels:int=80, # Mel bands: 80, or 128 for Whisper large-v3
     ):
+        super().__init__(16000, 400, 160)
         check_range(1, 200, n_mels=n_mels)
-        super().__init__(16000, 400, 160, torch.hann_window(400), _mel(16000, 400, n_mels, norm='slaney', mel_scale='slaney'))
+        self.set_bank(*_hann_mel(self, n_mels, norm='slaney', mel_scale='slaney'))
         self.n_mels = self.dim = n_mels
     def num_frames(self, samples): return samples//self.hop_length
     def values(self, bands): return bands.clamp(min=1e-10).log10()
@@ -210,7 +212,7 @@ class WhisperLogMel(FrontEnd):
         loudest = feats.masked_fill(~mask[...,None], -math.inf).amax((1,2), keepdim=True)
         return (feats.maximum(loudest-8) + 4)/4
 
-# %% ../../nbs/data/12_features.ipynb #1e07ed7d
+# %% ../../nbs/data/12_features.ipynb #cb160a04
 @FEATURES.register('fbank')
 class FBank(FrontEnd):
     "Kaldi's log-mel filter bank, without dither"
@@ -222,12 +224,13 @@ class FBank(FrontEnd):
         win_length:int=400, # Samples in a window
         hop_length:int=160, # Samples from frame to frame
     ):
-        check_range(4, max(4, win_length//2), n_mels=n_mels)
+        super().__init__(sample_rate, win_length, hop_length)
+        check_range(100, math.inf, sample_rate=sample_rate)
+        check_range(4, win_length//2, n_mels=n_mels)
         check_range(1, win_length, hop_length=hop_length)
         if scale <= 0: raise QuantizerError(f"scale is {scale:g}: expected more than 0")
-        n_fft = 2**math.ceil(math.log2(win_length))
-        filters = get_mel_banks(n_mels, n_fft, sample_rate, 20., 0., 100., -500., 1.)[0].T # all but the last frequency
-        super().__init__(sample_rate, win_length, hop_length, torch.hann_window(win_length, periodic=False)**0.85, nn.functional.pad(filters, (0,0,0,1)))
+        filters = get_mel_banks(n_mels, 2**math.ceil(math.log2(win_length)), sample_rate, 20., 0., 100., -500., 1.)[0].T # all but the last frequency
+        self.set_bank(torch.hann_window(win_length, periodic=False)**0.85, nn.functional.pad(filters, (0,0,0,1)))
         self.n_mels,self.dim,self.snip_edges,self.scale = n_mels,n_mels,snip_edges,scale
     def num_frames(self, samples):
         if self.snip_edges: return (samples-self.win_length)//self.hop_length + 1
