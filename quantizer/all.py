@@ -7,12 +7,14 @@ Docs: https://quantizer-dev.github.io/quantizer/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/64_all.ipynb #e7bdd155
+# %% ../nbs/64_all.ipynb #90ed110d
 from fastai.torch_core import set_seed
 from .core import *
 from .data.audio import *
 from .data.corpus import *
 from .data.features import *
+from .data.encoders import *
+from .data.augment import *
 from .data.store import *
 from .data.extract import *
 from .data.loaders import *

@@ -8,13 +8,14 @@ Docs: https://quantizer-dev.github.io/quantizer/config.html.md"""
 __all__ = ['data_options', 'train_options', 'extract_options', 'early_stop_options', 'checkpoint_options', 'config_blocks',
            'config_names', 'check_config', 'make_features', 'load_config']
 
-# %% ../nbs/61_config.ipynb #ffce10b9
+# %% ../nbs/61_config.ipynb #43fdce40
 import copy, math
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 import torch, yaml
 from .core import QuantizerError, check_args, check_range, nearest_name
+from .data import encoders # enters its extractors into FEATURES
 from .data.features import FEATURES, FeatureExtractor
 from .models.autoencoder import build_model, check_model
 from .train.schedule import anneal, check_schedule

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/tokenizer.html.md"""
 # %% auto #0
 __all__ = ['Tokenizer', 'save_tokens', 'load_tokens']
 
-# %% ../nbs/60_tokenizer.ipynb #aec6b04c
+# %% ../nbs/60_tokenizer.ipynb #3b6aef82
 import json
 from pathlib import Path
 import torch
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torchaudio.functional import resample
 from .core import QuantizerError, atomic_path, fingerprint, pad_batch
+from .data import encoders # enters its extractors into FEATURES
 from .data.audio import load_audio
 from .data.features import FEATURES, FeatureExtractor, griffin_lim
 from .models.autoencoder import SpeechQuantizer, build_model
