@@ -184,7 +184,7 @@ def run_ray(
     jobs = ray.data.from_items([dict(task=k) for k in range(len(tasks))], override_num_blocks=len(tasks))
     jobs.map(lambda r: dict(shard=work(tasks[r['task']], tick=lambda s: None)), compute=ray.data.TaskPoolStrategy(workers or None)).materialize()
 
-# %% ../../nbs/data/13b_extract.ipynb #f4dc758c
+# %% ../../nbs/data/13b_extract.ipynb #4cb18301
 @contextmanager
 def _locked(folder):
     "Keep a second extraction out of a folder on this machine"
@@ -228,8 +228,9 @@ def build_store(
             commit_store(folder, m, [n for n,_ in tasks])
         store = FeatureStore(path, corpus=corpus)
         if len(store): return store
+        why = next(iter(store.problems.values()))
         if fresh: folder.fs.rm(folder.root, recursive=True)
-    raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(store.problems.values()))}")
+    raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {why}")
 
 def _run(tasks, work, workers, launcher, total, progress):
     "Do tasks, and tell how far it is"

@@ -21,7 +21,7 @@ from .extract import recording_samples
 from .features import FeatureExtractor
 from .store import frame_stats
 
-# %% ../../nbs/data/13c_live.ipynb #e2794886
+# %% ../../nbs/data/13c_live.ipynb #7bf8c684
 class LiveFeatures:
     "Features of a corpus, computed when they are read"
     def __init__(self,
@@ -31,15 +31,16 @@ class LiveFeatures:
         seed:int=0, # Of the augmentation
     ):
         self.extractor,self.augment,self.seed,self.problems = extractor,augment,seed,{}
+        ids = corpus.ids
         def _samples(i):
             try: return recording_samples(corpus, i, extractor.sample_rate)
             except QuantizerError as e:
-                self.problems[corpus.ids[i]] = name_file(e, corpus.source(i))
+                self.problems[ids[i]] = name_file(e, corpus.source(i))
                 return 0
         with ThreadPoolExecutor(4) as pool: samples = np.array(list(pool.map(_samples, range(len(corpus)))), dtype=np.int64)
         if not samples.any(): raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(self.problems.values()))}")
         self.corpus,self.samples = corpus.select(samples > 0),samples[samples > 0]
-        self.ids = self.corpus.ids
+        self.ids = ids[samples > 0]
         self.frames = np.array([extractor.num_frames(int(n)) for n in self.samples])
         self.dim,self.frame_rate,self.dtype = extractor.dim,extractor.frame_rate,np.dtype('float32')
     def __len__(self): return len(self.corpus)

@@ -129,7 +129,7 @@ def check_settings(folder:Folder, manifest:dict, features:dict):
         if (has := manifest['features'].get(k)) != (want := features.get(k)):
             raise QuantizerError(f"{folder.path}: holds features with {k}={has}, not {k}={want}; name another store, or remove this one")
 
-# %% ../../nbs/data/13_store.ipynb #32f14cc1
+# %% ../../nbs/data/13_store.ipynb #a7ac011a
 def read_index(
     folder:Folder,
     manifest:dict,
@@ -162,9 +162,9 @@ def commit_store(
 ):
     "Make finished shards part of the store; a recording that is there already is replaced"
     parts = [pd.read_parquet(io.BytesIO(folder.read(f'{_shard(n)}.parquet'))) for n in numbers]
-    if old := manifest['index']: parts = [read_index(folder, manifest), *parts]
+    if manifest['index']: parts = [read_index(folder, manifest), *parts]
     index = pd.concat(parts).drop_duplicates('id', keep='last').reset_index(drop=True)
-    name = f"index-{int(old['file'][6:-8])+1 if old else 1}.parquet"
+    name = f'index-{_generation(manifest)+1}.parquet'
     with folder.create(name) as tmp:
         index.to_parquet(tmp, index=False)
         sign = fingerprint(tmp.read_bytes())
@@ -173,12 +173,14 @@ def commit_store(
     sweep_store(folder, read_manifest(folder))
 
 def sweep_store(folder:Folder, manifest:dict):
-    "Remove what no longer belongs to a store: rows of shards that are in the index, an older index, files of a run that was killed"
-    index = (manifest['index'] or {}).get('file')
+    "Remove what no longer belongs to a store: rows of shards that are in the index, indexes but this one and the one before, files of a run that was killed"
+    now = _generation(manifest)
     for o in folder.names():
-        if '.tmp-' in o or o.endswith('.parquet') and o.replace('.parquet', '.bin') in manifest['shards'] or o.startswith('index-') and o != index: folder.remove(o)
+        if '.tmp-' in o or o.replace('.parquet', '.bin') in manifest['shards'] and o.endswith('.parquet') or o.startswith('index-') and not now-1 <= int(o[6:-8]) <= now: folder.remove(o)
 
-# %% ../../nbs/data/13_store.ipynb #658c0d29
+def _generation(manifest): return int(manifest['index']['file'][6:-8]) if manifest['index'] else 0
+
+# %% ../../nbs/data/13_store.ipynb #be1ea4de
 class FeatureStore:
     "Features on disk, read in place"
     def __init__(self,
@@ -194,30 +196,35 @@ class FeatureStore:
             if not self.folder.has(o): raise QuantizerError(f"{self.folder.file(o)}: missing")
             if (has := self.folder.size(o)) != size: raise QuantizerError(f"{self.folder.file(o)}: {has:,} bytes long, {size:,} expected")
         self.dim,self.dtype,self.frame_rate = m['dim'],np.dtype(m['dtype']),m['frame_rate']
-        self.rows,self.corpus = np.flatnonzero(at.shard >= 0),corpus
-        if corpus is not None: self.rows = self._rows(corpus)
+        self.corpus,self.used,self.rows = corpus,None,np.flatnonzero(at.shard >= 0)
+        if corpus is not None: self.used,self.rows = self._find(corpus, at.shard.to_numpy())
         self.shards,self.offsets,self.frames,self.crcs = (at[k].to_numpy()[self.rows] for k in ('shard','offset','frames','crc32'))
-    @cached_property
-    def _index(self): return read_index(self.folder, self.manifest)
-    @cached_property
-    def index(self)->pd.DataFrame:
-        "Id, place, length, speaker, text and split of each recording"
-        res = self._index.iloc[self.rows].reset_index(drop=True)
-        if self.corpus is None: return res
-        rows = pd.Index(self.corpus.ids).get_indexer(res.id)
-        return res.assign(**{c:self.corpus.df[c].to_numpy()[rows] for c in ('speaker','text','language','split')})
-    @cached_property
-    def problems(self)->dict:
-        "Recording -> why it could not be used"
-        bad = self._index[self._index.shard < 0]
-        if self.corpus is not None: bad = bad[bad.id.isin(self.corpus.ids)]
-        return dict(zip(bad.id, bad.problem))
-    def _rows(self, corpus):
-        rows = find_recordings(self._index, corpus)
+    def _find(self, corpus, shards):
+        "Which recordings of `corpus` can be used, and their rows"
+        rows = find_recordings(read_index(self.folder, self.manifest, ['id','size','duration_s']), corpus)
         if (lacks := rows < 0).any():
             raise QuantizerError(f"{self.path}: has not {lacks.sum():,} of the {len(corpus):,} recordings of {corpus.name}, or they have changed (the first: {corpus.ids[lacks][0]}); "
                 "extract them with 'quantizer features', or name another store")
-        return rows[self._index.shard.to_numpy()[rows] >= 0]
+        used = np.flatnonzero(shards[rows] >= 0)
+        return used,rows[used]
+    @cached_property
+    def index(self)->pd.DataFrame:
+        "Id, place, length, speaker, text and split of each recording"
+        res = read_index(self.folder, self.manifest).iloc[self.rows].reset_index(drop=True)
+        if self.corpus is not None: res = res.assign(**{c:self.corpus.df[c].to_numpy()[self.used] for c in ('speaker','text','language','split')})
+        return res
+    @cached_property
+    def problems(self)->dict:
+        "Recording -> why it could not be used"
+        bad = read_index(self.folder, self.manifest, ['id','shard','problem']).query('shard < 0')
+        if self.corpus is not None: bad = bad[bad.id.isin(self.corpus.ids)]
+        return dict(zip(bad.id, bad.problem))
+    def part(self,
+        split:str, # `"train"`, `"valid"` or `"test"`
+    )->np.ndarray: # Recordings
+        "The recordings of one split"
+        has = read_index(self.folder, self.manifest, ['split']).split.to_numpy()[self.rows] if self.corpus is None else self.corpus.df.split.to_numpy()[self.used]
+        return np.flatnonzero(has == split)
     def __len__(self): return len(self.rows)
     def __repr__(self): return f"FeatureStore({self.path}: {len(self):,} recordings, {int(self.frames.sum()):,} frames of {self.manifest['features']['name']})"
     def __getstate__(self): return {**self.__dict__, '_files':{}}
@@ -279,14 +286,6 @@ def read(self:FeatureStore,
     self.read_into(out, [0], [i], [start], [frames])
     if frames == n and zlib.crc32(out) != self.crcs[i]: raise QuantizerError(f"{self.folder.file(_shard(self.shards[i]))}.bin: damaged at {self.index.id[i]}")
     return torch.from_numpy(out.astype(np.float32, copy=False))
-
-# %% ../../nbs/data/13_store.ipynb #97c3c58d
-@patch
-def part(self:FeatureStore,
-    split:str, # `"train"`, `"valid"` or `"test"`
-)->np.ndarray: # Recordings
-    "The recordings of one split"
-    return np.flatnonzero(self.index.split == split)
 
 # %% ../../nbs/data/13_store.ipynb #c5942174
 @patch
