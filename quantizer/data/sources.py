@@ -217,17 +217,17 @@ def from_dataset(cls:Corpus,
     paths = [o.get('path').as_py() for b in ds.data.column(column).chunks for o in b] if ds._indices is None else [o[column]['path'] for o in ds.select_columns(column)]
     return cls(_cells(df.assign(row=range(len(df))), paths, splits), source if saved else '.', name, DatasetReader(ds, column))
 
-# %% ../../nbs/data/11b_sources.ipynb #efa0b29c
+# %% ../../nbs/data/11b_sources.ipynb #0618ad0c
 def _lines(path):
     "The objects of a `.jsonl` or `.jsonl.gz`"
-    name = printable(path)
+    name,n = printable(path),1
     with open_binary(path) as f:
         try:
-            for k,line in enumerate(gzip.open(f) if name.endswith('.gz') else f):
+            for n,line in enumerate(gzip.open(f) if name.endswith('.gz') else f, 1):
                 if not line.strip(): continue
                 if not isinstance(o := json.loads(line), dict): raise ValueError('not an object')
                 yield o
-        except (ValueError, OSError, EOFError, zlib.error, RecursionError) as e: raise QuantizerError(f"{name}: line {k+2 if isinstance(e, (OSError, EOFError, zlib.error)) else k+1} cannot be read ({e})") from None
+        except (ValueError, OSError, EOFError, zlib.error, RecursionError) as e: raise QuantizerError(f"{name}: cannot be read from about line {n} on ({e})") from None
 
 def _audio_of(rec, channel=None):
     "The path of a recording, and why it is none"
