@@ -7,11 +7,12 @@ Docs: https://quantizer-dev.github.io/quantizer/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/64_all.ipynb #442a4e6c
+# %% ../nbs/64_all.ipynb #fa434c91
 from fastai.torch_core import set_seed
 from .core import *
 from .data.audio import *
 from .data.corpus import *
+from .data.sources import *
 from .data.features import *
 from .data.store import *
 from .data.loaders import *
