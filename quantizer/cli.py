@@ -84,7 +84,7 @@ def info(
             token_rate=t.token_rate, sample_rate=t.sample_rate, parameters=sum(o.numel() for o in t.model.parameters()), fingerprint=t.fingerprint)
     return dict(kind='corpus') | Corpus.load(path).describe(levels, verify, progress)
 
-# %% ../nbs/63_cli.ipynb #9e9ddce9
+# %% ../nbs/63_cli.ipynb #185fbf2a
 def _train(a):
     from quantizer.run import train_run
     m = train_run(a.config, a.out, a.changes)
@@ -142,7 +142,7 @@ def _info(a):
     import yaml
     check_range(0, math.inf, **{'--levels': a.levels})
     res = info(a.path, a.verify, a.levels, progress=sys.stdout.isatty())
-    if most := max(res.get('lengths', {}).values(), default=0): res['lengths'] = {k:f"{v:<8} {'█'*math.ceil(40*v/most)}".strip() for k,v in res['lengths'].items()}
+    if most := max(res.get('lengths', {}).values(), default=0): res['lengths'] = {k:v and f"{v:<8} {'█'*math.ceil(40*v/most)}" for k,v in res['lengths'].items()}
     print(yaml.safe_dump(res, sort_keys=False, allow_unicode=True, width=1000), end='')
 
 # %% ../nbs/63_cli.ipynb #1389d10e

@@ -29,7 +29,13 @@ class AudioBytes:
     data:bytes = field(repr=False) # The whole file, undecoded
     def __str__(self): return self.name
 
-# %% ../../nbs/data/10_audio.ipynb #a2f58bd4
+# %% ../../nbs/data/10_audio.ipynb #af9c52d0
+class _Memory(io.BytesIO):
+    def seek(self, offset, whence=0):
+        "A damaged header sends libsndfile before the start; an exception raised below it would end in a traceback on the screen"
+        try: return super().seek(offset, whence)
+        except ValueError: return self.tell()
+
 def is_url(path)->bool:
     "Is `path` an address that fsspec opens, rather than a file?"
     return isinstance(path, str) and '://' in path
@@ -38,7 +44,7 @@ def open_binary(
     src:str|Path|AudioBytes, # A file, an address, or bytes
 ):
     "`src` opened for reading; raises `QuantizerError` naming it"
-    if isinstance(src, AudioBytes): return io.BytesIO(src.data)
+    if isinstance(src, AudioBytes): return _Memory(src.data)
     name = printable(src)
     try:
         if is_url(src):
@@ -52,7 +58,7 @@ def open_binary(
     except QuantizerError: raise
     except (OSError, ValueError) as e: raise QuantizerError(f"{name}: cannot be opened ({getattr(e, 'strerror', None) or e})") from None
 
-# %% ../../nbs/data/10_audio.ipynb #ee0613f0
+# %% ../../nbs/data/10_audio.ipynb #69942dca
 def _missing(f, size):
     "Why the file `f` of `size` bytes is not whole, as far as its header tells; `None` if nothing speaks against it"
     def _at(i, n): f.seek(max(0, i)); return f.read(n)
@@ -71,7 +77,7 @@ def _missing(f, size):
         k = max(frame.find(o) for o in (b'Xing', b'Info', b'VBRI')) if frame[:1] == b'\xff' else -1
         if k >= 0 and frame[k:k+4] == b'VBRI': end = start + big(frame[k+10:k+14])
         elif k >= 0 and frame[k+7] & 2: end = start + big(frame[k+8+4*(frame[k+7] & 1):][:4])
-        if end-size < 2000: end = 0 # tags come and go; a lost frame shows when it is decoded
+        if end-size < 400: end = 0 # tags come and go; a lost frame shows when it is decoded
     return f'{end-size:,} bytes are missing' if end-size > 1 else None
 
 # %% ../../nbs/data/10_audio.ipynb #6587ef2e
@@ -150,15 +156,24 @@ def probe(
     "Read the header of `src`; raises `QuantizerError` naming it when there is no readable one, or one that is not to be believed"
     with _reader(src) as r: return AudioInfo(r.samplerate, r.channels, r.frames, f'{r.format} {r.subtype}')
 
-# %% ../../nbs/data/10_audio.ipynb #feecf356
+# %% ../../nbs/data/10_audio.ipynb #ef99f410
+def _ogg(r, start, n):
+    "`n` samples from `start` of an OGG file; raises `RuntimeError` if a part is missing"
+    def _at(i, m):
+        j = min(i, max(0, r.frames-2**18)) # no seek into the last page, which has at most 255 packets of 1024 samples
+        r.seek(j)
+        return r.read(i-j+m, dtype='float32', always_2d=True)[i-j:].mean(1)
+    x,m = _at(start, n),min(n, 1000)
+    if len(x) == n and start+n < r.frames and np.abs(_at(start+n-m, m)-x[-m:]).mean() > 0.1*np.abs(x[-m:]).mean()+1e-4: raise RuntimeError('a part of it is missing')
+    return x
+
 def _mono(r, start, n, name):
     "`n` samples from `start` as mono, by blocks: channels never lie in memory together"
     x,k = np.empty(n, np.float32),0
     try:
-        r.seek(start)
-        while k < n and len(b := r.read(min(n-k, 2**18), dtype='float32', always_2d=True)):
-            x[k:k+len(b)] = b.mean(1) if b.shape[1] > 1 else b[:,0]
-            k += len(b)
+        if r.format == 'OGG': k = len(b := _ogg(r, start, n)); x[:k] = b
+        else: r.seek(start)
+        while r.format != 'OGG' and k < n and len(b := r.read(min(n-k, 2**18), dtype='float32', always_2d=True)): x[k:k+len(b)] = b.mean(1); k += len(b)
     except (sf.LibsndfileError, RuntimeError) as e: raise QuantizerError(f"{name}: damaged ({_why(e)})") from None
     if isinstance(r, _Codec) and n-k < r.samplerate//10: x = x[:k] # these containers tell their length roughly
     elif k < n: raise QuantizerError(f"{name}: truncated or damaged ({k:,} of {n:,} samples could be read)")
