@@ -58,7 +58,14 @@ def open_binary(
     except QuantizerError: raise
     except (OSError, ValueError) as e: raise QuantizerError(f"{name}: cannot be opened ({getattr(e, 'strerror', None) or e})") from None
 
-# %% ../../nbs/data/10_audio.ipynb #69942dca
+# %% ../../nbs/data/10_audio.ipynb #3af250cb
+def _last_pages(f, size):
+    "The last page of the OGG file `f`, and the sample where it begins (0 if it is the only one that was found)"
+    f.seek(max(0, size-2**17))
+    *_,before,page = [b'', b'', *f.read().split(b'OggS\0')[1:]]
+    begin = int.from_bytes(before[1:9], 'little')
+    return page,begin if begin < 2**62 else 0
+
 def _missing(f, size):
     "Why the file `f` of `size` bytes is not whole, as far as its header tells; `None` if nothing speaks against it"
     def _at(i, n): f.seek(max(0, i)); return f.read(n)
@@ -68,9 +75,8 @@ def _missing(f, size):
     elif head[:4] == b'FORM': end = 8+big(head[4:8])
     elif head[:4] == b'.snd': end = big(head[4:8])+n if (n := big(head[8:12])) != 0xffffffff else 0
     elif head[:4] == b'OggS':
-        tail = _at(size-2**16, 2**16)
-        page = tail[tail.rfind(b'OggS\0'):] if b'OggS\0' in tail else b''
-        if len(page) < 27 or not page[5] & 4 or len(page) < 27+page[26]+sum(page[27:27+page[26]]): return 'its last page is not marked as the last one'
+        page,_ = _last_pages(f, size) # after its first five bytes
+        if len(page) < 22 or not page[0] & 4 or len(page) < 22+page[21]+sum(page[22:22+page[21]]): return 'its last page is not marked as the last one'
     else:
         start = 10 + sum((b & 127) << 7*(3-i) for i,b in enumerate(head[6:10])) if head[:3] == b'ID3' else 0
         frame = _at(start, 64)
@@ -112,7 +118,7 @@ class _Codec:
         return self.x[self.at-n:self.at]
     def close(self): pass
 
-# %% ../../nbs/data/10_audio.ipynb #38a54049
+# %% ../../nbs/data/10_audio.ipynb #f0550ac8
 def _why(e): return str(e).splitlines()[0].removesuffix('.').split(': ')[-1].lower()
 
 @contextmanager
@@ -123,7 +129,9 @@ def _reader(src):
         try:
             size = f.seek(0, 2)
             if size == 0: raise QuantizerError(f"{name}: the file is empty (0 bytes)")
-            f.seek(0); head = f.read(12); why = _missing(f, size); f.seek(0)
+            f.seek(0); head = f.read(12); why = _missing(f, size)
+            last = _last_pages(f, size)[1] if head[:4] == b'OggS' else None
+            f.seek(0)
             plain = f if isinstance(src, AudioBytes) or is_url(src) else os.fsencode(src) # by name, libsndfile reads without Python
             try: r = sf.SoundFile(plain)
             except (sf.LibsndfileError, RuntimeError, TypeError):
@@ -134,6 +142,7 @@ def _reader(src):
         try:
             if why: raise QuantizerError(f"{name}: truncated ({why})")
             if why := _check_claim(r, size): raise QuantizerError(f"{name}: {why}")
+            r.last_page = last
             yield r
         finally: r.close()
 
@@ -156,11 +165,11 @@ def probe(
     "Read the header of `src`; raises `QuantizerError` naming it when there is no readable one, or one that is not to be believed"
     with _reader(src) as r: return AudioInfo(r.samplerate, r.channels, r.frames, f'{r.format} {r.subtype}')
 
-# %% ../../nbs/data/10_audio.ipynb #ef99f410
+# %% ../../nbs/data/10_audio.ipynb #d813f405
 def _ogg(r, start, n):
     "`n` samples from `start` of an OGG file; raises `RuntimeError` if a part is missing"
     def _at(i, m):
-        j = min(i, max(0, r.frames-2**18)) # no seek into the last page, which has at most 255 packets of 1024 samples
+        j = min(i, max(0, r.last_page-1))
         r.seek(j)
         return r.read(i-j+m, dtype='float32', always_2d=True)[i-j:].mean(1)
     x,m = _at(start, n),min(n, 1000)
