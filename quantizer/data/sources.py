@@ -91,17 +91,22 @@ def _index(f, shard, rename, problems):
         if why: problems[name] = why
     return [(*r, *(notes.get(k, {}).get(c, '') for c in NOTES)) for k,*r in rows]
 
-# %% ../../nbs/data/11b_sources.ipynb #0fdf5d1a
+# %% ../../nbs/data/11b_sources.ipynb #ed329435
 class TarReader:
     "Recordings that are members of tar shards"
     def source(self, c, i):
         "Bytes of recording `i` of the corpus `c`: one seek, one read"
-        name = printable(c.file(i))
-        with open_binary(join_path(c.root, c.df.at[i,'shard'])) as f:
-            f.seek(c.df.at[i,'offset'])
-            data = f.read(n := c.df.at[i,'bytes'])
+        name,shard,at,n = printable(c.file(i)),join_path(c.root, c.df.at[i,'shard']),int(c.df.at[i,'offset']),self.size(c, i)
+        if is_url(shard): data = self._fetch(shard, at, n) # exactly these bytes, where a file of fsspec would fetch megabytes ahead
+        else:
+            with open_binary(shard) as f: f.seek(at); data = f.read(n)
         if len(data) < n: raise QuantizerError(f"{name}: truncated ({n-len(data):,} of its {n:,} bytes are missing in the shard)")
         return AudioBytes(name, data)
+    def _fetch(self, url, at, n):
+        import fsspec
+        fs,path = fsspec.core.url_to_fs(url)
+        try: return fs.cat_file(path, start=at, end=at+n)
+        except (OSError, ValueError) as e: raise QuantizerError(f"{url}: cannot be read ({e})") from None
     def size(self, c, i): return int(c.df.at[i,'bytes'])
 
 @patch(cls_method=True)
