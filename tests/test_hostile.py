@@ -73,7 +73,7 @@ def test_folder(hostile, capsys):
     assert read == GOOD
     for _,said in BAD.values(): assert sum(o.startswith(said) for o in refused) == 1, (said, refused)
     res = info(hostile, verify=True)
-    assert len(res['problems']) == len(BAD) == sum(res['problem_kinds'].values()) and 'other' not in res['problem_kinds']
+    assert len(res['problems']) == len(BAD) == sum(res['problem_kinds'].values()) and 'left out' not in res['problem_kinds']
     assert res['levels']['silent_recordings'] == 1 and res['channels'] == {1:len(GOOD)-1, 5:1}
     assert main(['info', str(hostile), '--verify']) == 0
     assert r'caf\xe9\x0a.wav' not in capsys.readouterr().out  # a good one is not among the problems

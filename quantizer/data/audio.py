@@ -118,8 +118,8 @@ class _Codec:
         return self.x[self.at-n:self.at]
     def close(self): pass
 
-# %% ../../nbs/data/10_audio.ipynb #f0550ac8
-def _why(e): return str(e).splitlines()[0].removesuffix('.').split(': ')[-1].lower()
+# %% ../../nbs/data/10_audio.ipynb #b31765bd
+def _why(e): return (str(e) or type(e).__name__).splitlines()[0].removesuffix('.').split(': ')[-1].lower()
 
 @contextmanager
 def _reader(src):

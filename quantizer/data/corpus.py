@@ -32,7 +32,7 @@ def join_path(
     if is_url(path): return path
     return f'{root}/{path}' if is_url(root) else Path(root)/unprintable(path)
 
-# %% ../../nbs/data/11_corpus.ipynb #4a980b94
+# %% ../../nbs/data/11_corpus.ipynb #d431e8d4
 class Corpus:
     "A table of recordings"
     def __init__(self,
@@ -51,7 +51,7 @@ class Corpus:
             elif isinstance(default, float): df[c] = self._numbers(df[c], c, name).fillna(default)
             else: df[c] = (df[c] if pd.api.types.is_string_dtype(df[c]) else df[c].astype(object)).fillna('').astype(str)
         self.df,self.root,self.name = df[[*COLUMNS, *[o for o in df if o not in COLUMNS]]],root if is_url(root) else Path(root),name
-        self.reader,self.problems = reader,problems or {}
+        self.reader,self.problems = reader,{k:v if k in v else f'{k}: {v}' for k,v in (problems or {}).items()}
         self._check()
 
     def _numbers(self, col, c, name):
@@ -240,12 +240,12 @@ def with_split(self:Corpus,
     res.df['split'] = np.where(group.isin(held), 'valid', 'train')
     return res
 
-# %% ../../nbs/data/11_corpus.ipynb #2ea8bbf0
+# %% ../../nbs/data/11_corpus.ipynb #4cbbbde9
 LENGTHS = (0,1,2,5,10,20,30,60,np.inf) # Edges of the histogram of lengths, in seconds
-KINDS = dict(missing=('no such file','which is not there'), empty=('is empty','holds no samples'), truncated=('truncated',), damaged=('damaged',), NaN=('NaN',), refused=('would unpack','its header'),
+KINDS = dict(missing=('no such file','which is not there','cannot be opened'), empty=('is empty','holds no samples'), truncated=('truncated',), damaged=('damaged',), NaN=('NaN',), refused=('would unpack','its header'),
     unreadable=('not an audio file','needs torchcodec'), span=('is not inside',), duration=('the manifest says',))
 
-def _kind(reason): return next((k for k,v in KINDS.items() if any(o in reason for o in v)), 'other')
+def _kind(reason): return next((k for k,v in KINDS.items() if any(o in reason for o in v)), 'left out')
 
 def _in_threads(f, items, progress):
     "`f` of each of `items`, or the `QuantizerError` that it raised, in order"
