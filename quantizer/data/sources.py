@@ -172,7 +172,7 @@ class ParquetReader:
                 raise QuantizerError(f"{printable(c.file(i))}: damaged ({str(e).splitlines()[0]})") from None
     def size(self, c, i): return None
 
-# %% ../../nbs/data/11b_sources.ipynb #af1873a6
+# %% ../../nbs/data/11b_sources.ipynb #07d0353f
 def _audio_column(path):
     "The column of a Parquet file that holds `{bytes, path}`, if there is one"
     try: import pyarrow as pa, pyarrow.parquet as pq
@@ -183,7 +183,8 @@ def _audio_column(path):
     return next((o.name for o in schema if pa.types.is_struct(o.type) and o.type.get_field_index('bytes') >= 0), None)
 
 def _from_parquet(cls, path, rename):
-    import pyarrow as pa, pyarrow.parquet as pq
+    try: import pyarrow.parquet as pq
+    except ImportError: raise QuantizerError(f"{printable(path)}: reading Parquet needs pyarrow: pip install 'quantizer[parquet]'") from None
     folder = not is_url(path) and Path(path).is_dir()
     files = sorted(Path(path).glob('*.parquet')) if folder else [path]
     column = _audio_column(files[0])
