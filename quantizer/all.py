@@ -7,16 +7,18 @@ Docs: https://quantizer-dev.github.io/quantizer/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/64_all.ipynb #90ed110d
+# %% ../nbs/64_all.ipynb #0cdc4e0f
 from fastai.torch_core import set_seed
 from .core import *
 from .data.audio import *
 from .data.corpus import *
+from .data.sources import *
 from .data.features import *
 from .data.encoders import *
 from .data.augment import *
 from .data.store import *
 from .data.extract import *
+from .data.live import *
 from .data.loaders import *
 from .quantizers.estimators import *
 from .quantizers.ranks import *

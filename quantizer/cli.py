@@ -7,26 +7,28 @@ Docs: https://quantizer-dev.github.io/quantizer/cli.html.md"""
 # %% auto #0
 __all__ = ['encode_paths', 'decode_file', 'info', 'print_measures', 'make_parser', 'main']
 
-# %% ../nbs/63_cli.ipynb #5b9502cb
-import argparse, json, re, sys, warnings
+# %% ../nbs/63_cli.ipynb #90642da1
+import argparse, json, math, re, sys, warnings
 from pathlib import Path
-from .core import QuantizerError, atomic_path, name_file, nearest_name
+from .core import QuantizerError, atomic_path, check_range, name_file, nearest_name, printable
 
-# %% ../nbs/63_cli.ipynb #c13301e3
+# %% ../nbs/63_cli.ipynb #f45686bf
 def encode_paths(
     tokenizer, # A `Tokenizer`
     paths:list, # Audio files, folders, manifests, or `sample`
 )->tuple[dict,dict]: # Name -> codes `(T',Q)`, and name -> why it was skipped
     "Tokens of everything that `paths` lead to; raises `QuantizerError` if nothing can be used"
-    from quantizer.data.corpus import Corpus, MANIFESTS
+    from quantizer.data.corpus import Corpus, MANIFESTS, join_path
+    from quantizer.data.sources import LHOTSE
     codes,problems = {},{}
     def _add(name, audio, path):
         try: codes[name] = tokenizer.encode(audio(), tokenizer.sample_rate)
         except QuantizerError as e: problems[name] = name_file(e, path)
     for p in paths:
-        if p == 'sample' or Path(p).is_dir() or Path(p).suffix.lower() in MANIFESTS:
+        if p == 'sample' or Path(p).is_dir() or str(p).lower().endswith((*MANIFESTS, *LHOTSE, '.tar')):
             c = Corpus.load(p)
-            for i in range(len(c)): _add(c.id(i) if p == 'sample' else str(c.root/c.id(i)), lambda: c.audio(i, tokenizer.sample_rate), c.file(i))
+            problems |= c.problems
+            for i in range(len(c)): _add(c.id(i) if p == 'sample' else printable(join_path(c.root, c.id(i))), lambda: c.audio(i, tokenizer.sample_rate), c.file(i))
         else: _add(str(p), lambda: tokenizer.waveform(p), p)
     if not codes: raise QuantizerError(next(iter(problems.values())) if len(problems) == 1 else f"none of {len(problems)} recordings can be used; the first: {next(iter(problems.values()))}")
     return codes,problems
@@ -52,14 +54,16 @@ def decode_file(
             sf.write(tmp/f'{name}.wav', tokenizer.to_audio(v).numpy(), tokenizer.sample_rate)
     return list(feats)
 
-# %% ../nbs/63_cli.ipynb #5c6b1aaf
+# %% ../nbs/63_cli.ipynb #7ee2e742
 def info(
     path:str|Path, # A tokenizer, run, feature store or corpus
-    verify:bool=False, # Read all of a store and compare its checksums
+    verify:bool=False, # Read everything: compare the checksums of a store, decode a corpus
+    levels:int=0, # Decode this many recordings of a corpus, spread evenly, and tell their levels
+    progress:bool=False, # Show a bar while a corpus is read
 )->dict:
     "Describe what `path` holds"
     from quantizer.data.corpus import Corpus
-    from quantizer.data.store import FeatureStore
+    from quantizer.data.store import FeatureStore, Folder
     p = Path(path)
     if (p/'config.yaml').is_file():
         res = dict(kind='run')
@@ -69,8 +73,8 @@ def info(
             res |= dict(epochs=len(log), best_valid_loss=float(log.valid_loss.min()), codebook=log.verdict.iloc[-1])
         res |= dict(checkpoints=sorted(o.name for o in (p/'checkpoints').glob('*')), finished=(p/'report.html').is_file())
         return res | (dict(tokenizer=info(p/'tokenizer')) if (p/'tokenizer').is_dir() else {})
-    if (p/'manifest.json').is_file():
-        s = FeatureStore(p)
+    if Folder(path).has('manifest.json'):
+        s = FeatureStore(path)
         res = dict(kind='feature store', recordings=len(s), frames=int(s.frames.sum()), hours=round(int(s.frames.sum())/s.frame_rate/3600, 4), dtype=str(s.dtype), **s.manifest['features'], problems=s.problems)
         return res | (dict(damaged=s.verify()) if verify else {})
     if (p/'config.json').is_file():
@@ -78,9 +82,9 @@ def info(
         t = Tokenizer.load(p)
         return dict(kind='tokenizer', features=t.config['features']['name'], quantizer=t.config['model']['quantizer']['name'], codebook_size=t.codebook_size, num_codebooks=t.num_codebooks,
             token_rate=t.token_rate, sample_rate=t.sample_rate, parameters=sum(o.numel() for o in t.model.parameters()), fingerprint=t.fingerprint)
-    return dict(kind='corpus') | Corpus.load(path).describe()
+    return dict(kind='corpus') | Corpus.load(path).describe(levels, verify, progress)
 
-# %% ../nbs/63_cli.ipynb #4b6d47bc
+# %% ../nbs/63_cli.ipynb #0318a596
 def _train(a):
     from quantizer.run import train_run
     m = train_run(a.config, a.out, a.changes)
@@ -142,7 +146,10 @@ def _evaluate(a):
 
 def _info(a):
     import yaml
-    print(yaml.safe_dump(info(a.path, a.verify), sort_keys=False, allow_unicode=True), end='')
+    check_range(0, math.inf, **{'--levels': a.levels})
+    res = info(a.path, a.verify, a.levels, progress=sys.stdout.isatty())
+    if most := max(res.get('lengths', {}).values(), default=0): res['lengths'] = {k:v and f"{v:<8} {'█'*math.ceil(40*v/most)}" for k,v in res['lengths'].items()}
+    print(yaml.safe_dump(res, sort_keys=False, allow_unicode=True, width=1000), end='')
 
 # %% ../nbs/63_cli.ipynb #1389d10e
 def print_measures(
@@ -155,7 +162,7 @@ def print_measures(
     for k,(name,_) in MEASURES.items():
         print(f'{name:22}' + ''.join(f"{'-' if m.get(k) is None else format(m[k], '.4g'):>{wide}}" for m in measures.values()))
 
-# %% ../nbs/63_cli.ipynb #ebdc88c6
+# %% ../nbs/63_cli.ipynb #3ed8161f
 class _Parser(argparse.ArgumentParser):
     "Mistakes end in one line, like all others"
     def error(self, message):
@@ -191,12 +198,13 @@ def make_parser()->argparse.ArgumentParser:
     v.add_argument('--out', required=True, metavar='DIR', help='folder to make')
     v = _verb('evaluate', _evaluate, 'measure a tokenizer on a corpus', 'quantizer evaluate runs/first sample --split valid --out measures.json')
     v.add_argument('tokenizer', help='folder of a tokenizer, or of its run')
-    v.add_argument('corpus', help="a folder, a manifest, or 'sample'")
+    v.add_argument('corpus', help="a folder, a manifest, tar shards, a dataset, or 'sample'")
     v.add_argument('--split', choices=('train','valid','test'), help='only this part of the corpus')
     v.add_argument('--out', metavar='F', help='JSON file to write')
     v = _verb('info', _info, 'say what a path holds: tokenizer, run, feature store or corpus', 'quantizer info sample')
     v.add_argument('path')
-    v.add_argument('--verify', action='store_true', help='compare the checksums of a feature store')
+    v.add_argument('--verify', action='store_true', help='read everything: compare the checksums of a feature store, decode a whole corpus')
+    v.add_argument('--levels', nargs='?', type=int, const=500, default=0, metavar='N', help='decode N recordings of a corpus, spread evenly (500), and tell their levels')
     return p
 
 # %% ../nbs/63_cli.ipynb #6ac7fc2d

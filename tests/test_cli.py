@@ -98,6 +98,20 @@ def test_formats(capsys, tmp_path, trained):
     code,_,err = run(capsys, 'train', 'mfcc-vq', *SMALL, f'data.corpus={tmp_path}', '--out', tmp_path/'run')
     assert code == 0 and not err
 
+def test_shards(capsys, tmp_path, trained):
+    "A tar of recordings is a corpus for every verb: what cannot be used in it is named, the rest gives the codes of the files"
+    import tarfile
+    p = tone(tmp_path/'a.wav')
+    with tarfile.open(tmp_path/'s.tar', 'w') as t:
+        for o in ('a.wav','b.wav','../c.wav'): t.add(p, arcname=o)
+    code,_,err = run(capsys, 'encode', trained, p, tmp_path/'s.tar', '--out', tmp_path/'t.safetensors')
+    codes = load_tokens(tmp_path/'t.safetensors')
+    assert code == 0 and 's.tar/../c.wav' in err and 'skipped 1 of 4' in err
+    assert torch.equal(codes[str(p)], codes[str(tmp_path/'s.tar/b.wav')]) and len(codes) == 3
+    code,out,_ = run(capsys, 'info', tmp_path/'s.tar', '--levels')
+    assert code == 0 and 'recordings: 2' in out and 'measured: 2' in out and 'leads out of the archive' in out
+    assert "--levels is -1" in refused(capsys, 'info', tmp_path/'s.tar', '--levels', '-1')
+
 def test_alone_and_in_a_batch(trained):
     "The same codes for all recordings, alone and in padded batches"
     tok,c = Tokenizer.load(trained),Corpus.sample()
