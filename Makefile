@@ -8,7 +8,7 @@ BENCH := $(VENV)/.bench
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all bench-quantizers docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo test test-all bench-quantizers bench-data docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test-all: $(BENCH)  ## the same with everything that is slow, and with what need
 
 bench-quantizers: $(BENCH)  ## time the quantizers against the bare search and a peer; some ten minutes
 	@$(BIN)/python tests/bench_quantizers.py nbs/benchmarks/quantizers.json
+
+bench-data: $(BENCH)  ## time loaders, features and extraction against the floor and peers; some ten minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_data.py nbs/benchmarks/data.json
 
 docs: $(READY)  ## build the site in _docs, offline
 	@rm -rf build/docs

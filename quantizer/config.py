@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/config.html.md"""
 __all__ = ['data_options', 'train_options', 'extract_options', 'early_stop_options', 'checkpoint_options', 'config_blocks',
            'config_names', 'check_config', 'make_features', 'load_config']
 
-# %% ../nbs/61_config.ipynb #43fdce40
+# %% ../nbs/61_config.ipynb #89389645
 import copy, math
 from importlib.resources import files
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Literal
 import torch, yaml
 from .core import QuantizerError, check_args, check_range, nearest_name
 from .data import encoders # enters its extractors into FEATURES
+from .data.augment import Augment
 from .data.features import FEATURES, FeatureExtractor
 from .models.autoencoder import build_model, check_model
 from .train.schedule import anneal, check_schedule
 
-# %% ../nbs/61_config.ipynb #bd3ddd7f
+# %% ../nbs/61_config.ipynb #b0586f17
 def data_options(
     corpus:str, # `sample`, a folder, or a manifest (`.tsv`, `.csv`, `.parquet`)
     valid:float=0.2, # Share of recordings to hold out, where the corpus brings no split
@@ -34,6 +35,7 @@ def data_options(
     verify:bool=True, # Compare the checksums of a store that is there already, before training: a second for each GB
     extract:dict|None=None, # How the store is made: see `extract_options`
     live:bool=False, # Compute features while training, without a store
+    augment:dict|None=None, # Changes of training crops: see `Augment`; those of the waveform need `live`
     rename:dict|None=None, # Columns of the manifest -> columns of a corpus
 ): pass
 
@@ -98,7 +100,7 @@ def _change(cfg, change):
     try: cfg[last] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError): raise QuantizerError(f"'{change[:80]}': its right side is not valid YAML") from None
 
-# %% ../nbs/61_config.ipynb #aa3dff58
+# %% ../nbs/61_config.ipynb #cb2f52c2
 def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # Complete
@@ -124,7 +126,10 @@ def check_config(
     check_range(1e-6, math.inf, **{'data.extract.shard_mb':data['extract']['shard_mb']})
     check_range(1, math.inf, **{f'train.checkpoint.{k}':v for k,v in train['checkpoint'].items()})
     if train['early_stop']: check_range(1, math.inf, **{'train.early_stop.patience':train['early_stop']['patience']})
-    trial = _try(res)
+    if data['augment'] is not None and Augment(**data['augment']).needs_waveform and not data['live']:
+        raise QuantizerError("'data.augment' changes the waveform, and a store holds features: set data.live=true, or leave gain, noise and speed out")
+    trial,extractor = _try(res)
+    res['features'] = extractor.settings # with the hash of weights that it reads
     has = trial.quantizer.quantities()
     for k,v in (train['anneal'] or {}).items():
         if k not in has: raise QuantizerError(f"'train.anneal.{k}': quantizer '{res['model']['quantizer']['name']}' has no such quantity; it has: {', '.join(has) or 'none'}")
@@ -140,7 +145,7 @@ def _try(cfg):
             model.eval()(*extractor(0.1*torch.randn(1, max(extractor.sample_rate, 2*extractor.win_length))))
     except QuantizerError: raise
     except Exception as e: raise QuantizerError(f"these settings do not work together: {' '.join(str(e).split())[:300]}") from None
-    return model
+    return model,extractor
 
 def make_features(cfg:dict)->FeatureExtractor:
     "The feature extractor that a checked config describes"

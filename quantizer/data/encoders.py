@@ -51,7 +51,7 @@ def load_pretrained(
     if missing := [o for o in info['missing_keys'] if not o.startswith('decoder.') and o != 'masked_spec_embed']: raise QuantizerError(f"{model}: incomplete, {len(missing)} weights are missing ('{sorted(missing)[0]}', ...)")
     return net.float()
 
-# %% ../../nbs/data/12b_encoders.ipynb #32e8ef0b
+# %% ../../nbs/data/12b_encoders.ipynb #a3946e0d
 class PretrainedEncoder(FeatureExtractor):
     "Frames of a frozen network; a subclass defines `encode`"
     window_s,margin_s = 30,2 # Windows overlap by 4 s, and are joined in the middle of it
@@ -75,7 +75,7 @@ class PretrainedEncoder(FeatureExtractor):
         self.eval()
     def train(self, mode=True): return super().train(False)
     @property
-    def identity(self): return {k:v for k,v in super().identity.items() if k != 'model'}
+    def identity(self): return {k:v for k,v in self.settings.items() if k != 'model'}
     def encode(self, wav:Tensor, lengths:Tensor)->Tensor:
         "`(B,T,D)` of waveforms `(B,S)` that are no longer than a window; frames beyond an item's own do not matter"
         raise NotImplementedError

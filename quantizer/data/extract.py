@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/data/extract.html.md"""
 __all__ = ['recording_samples', 'long_frames', 'length_batches', 'extract_shard', 'plan_shards', 'run_processes', 'run_ray',
            'build_store']
 
-# %% ../../nbs/data/13b_extract.ipynb #524ec55b
+# %% ../../nbs/data/13b_extract.ipynb #9a8dc9ba
 import fcntl, math, multiprocessing, os, signal, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,10 +20,10 @@ from ..core import QuantizerError, name_file, pad_batch
 from .audio import load_audio, probe
 from .corpus import Corpus
 from .features import FeatureExtractor
-from .store import (FeatureStore, Folder, commit_store, feature_settings, find_recordings, finished_shard, read_index,
-    source_columns, start_store, write_shard)
+from .store import (FeatureStore, Folder, commit_store, find_recordings, finished_shard, read_index,
+    source_columns, start_store, sweep_store, write_shard)
 
-# %% ../../nbs/data/13b_extract.ipynb #19af3440
+# %% ../../nbs/data/13b_extract.ipynb #9d3a6d52
 def recording_samples(corpus:Corpus, i:int, sample_rate:int)->int:
     "Samples that recording `i` will have at `sample_rate`, from its header"
     info,r = probe(corpus.source(i)),corpus.df.iloc[i]
@@ -38,7 +38,7 @@ def long_frames(
     samples:int, # That it has
 ):
     "The features of a long recording, a window at a time"
-    sr,start,device = extractor.sample_rate,corpus.df.start_s.iloc[i],next(iter(extractor.buffers()), torch.zeros(0)).device
+    sr,start,device = extractor.sample_rate,corpus.df.start_s.iloc[i],extractor.device
     for lo,hi,drop,keep in extractor.windows(samples):
         x = extractor(load_audio(corpus.source(i), sr, start+lo/sr, (hi-lo)/sr)[None].to(device))[0][0]
         yield x[drop:drop+keep].cpu()
@@ -71,7 +71,7 @@ def _ahead(pool, load, batches):
         if len(jobs) > 1: done,got = jobs.pop(0); yield done,[o.result() for o in got]
     for done,got in jobs: yield done,[o.result() for o in got]
 
-# %% ../../nbs/data/13b_extract.ipynb #7f9383b0
+# %% ../../nbs/data/13b_extract.ipynb #bd124354
 @torch.no_grad()
 def extract_shard(
     task:tuple, # Number of the shard, and its recordings
@@ -87,7 +87,7 @@ def extract_shard(
     "Write one shard"
     number,rows = task
     about = source_columns(corpus.select(rows)).to_dict('records')
-    device = next(iter(extractor.buffers()), torch.zeros(0)).device
+    device = extractor.device
     pool = ThreadPoolExecutor(threads) if threads else None
     def _frames(wavs):
         if len(wavs) == 1: return [extractor(wavs[0][None].to(device))[0][0].cpu()]
@@ -184,7 +184,7 @@ def run_ray(
     jobs = ray.data.from_items([dict(task=k) for k in range(len(tasks))], override_num_blocks=len(tasks))
     jobs.map(lambda r: dict(shard=work(tasks[r['task']], tick=lambda s: None)), compute=ray.data.TaskPoolStrategy(workers or None)).materialize()
 
-# %% ../../nbs/data/13b_extract.ipynb #d0ff149d
+# %% ../../nbs/data/13b_extract.ipynb #4cb18301
 @contextmanager
 def _locked(folder):
     "Keep a second extraction out of a folder on this machine"
@@ -209,12 +209,11 @@ def build_store(
     progress:bool=True, # Show a bar, and the rate
 )->FeatureStore:
     "Extract what a store does not have yet of `corpus`; recordings that cannot be used are in its `problems`"
-    folder,kind = Folder(path),next(iter(extractor.buffers()), torch.zeros(0)).device.type
+    folder,kind = Folder(path),extractor.device.type
     fresh = not folder.names()
     with _locked(folder):
-        m = start_store(folder, feature_settings(extractor), extractor.dim, extractor.frame_rate, dtype)
-        for o in folder.names():
-            if '.tmp-' in o: folder.remove(o) # of a run that was killed
+        m = start_store(folder, extractor.identity, extractor.dim, extractor.frame_rate, dtype)
+        sweep_store(folder, m)
         new = np.arange(len(corpus)) if m['index'] is None else np.flatnonzero(find_recordings(read_index(folder, m), corpus) < 0)
         if len(new):
             seconds = _seconds(corpus)
@@ -229,8 +228,9 @@ def build_store(
             commit_store(folder, m, [n for n,_ in tasks])
         store = FeatureStore(path, corpus=corpus)
         if len(store): return store
+        why = next(iter(store.problems.values()))
         if fresh: folder.fs.rm(folder.root, recursive=True)
-    raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(store.problems.values()))}")
+    raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {why}")
 
 def _run(tasks, work, workers, launcher, total, progress):
     "Do tasks, and tell how far it is"

@@ -34,7 +34,7 @@ def reflect_pad(
     res = torch.cat([wav[:,1-repeat:pad+1-repeat].flip(1), wav, wav.new_zeros(len(wav), pad)], 1)
     return res.scatter_(1, lengths[:,None]+pad+k, tail)
 
-# %% ../../nbs/data/12_features.ipynb #974f6c21
+# %% ../../nbs/data/12_features.ipynb #b3e0091f
 class FeatureExtractor(nn.Module):
     "Waveforms to frames. A subclass defines `frames`, sets `dim`, and keeps each of its arguments as an attribute"
     name = None # As registered in `FEATURES`
@@ -55,9 +55,13 @@ class FeatureExtractor(nn.Module):
         "Where it computes"
         return next((o.device for o in (*self.buffers(), *self.parameters())), torch.device('cpu'))
     @property
-    def identity(self)->dict:
-        "What the features depend on: the name and all arguments; equal identities give equal features"
+    def settings(self)->dict:
+        "The config block that makes it again: the name, and all arguments"
         return dict(name=self.name, **{k:getattr(self, k) for k in inspect.signature(type(self)).parameters})
+    @property
+    def identity(self)->dict:
+        "What the features depend on: equal identities give equal features"
+        return self.settings
     def num_frames(self, samples):
         "Frames that `samples` (an int or a tensor, `win_length` or more) give"
         return samples//self.hop_length + 1

@@ -7,36 +7,40 @@ Docs: https://quantizer-dev.github.io/quantizer/data/live.html.md"""
 # %% auto #0
 __all__ = ['LiveFeatures']
 
-# %% ../../nbs/data/13c_live.ipynb #8957bed9
-import warnings
+# %% ../../nbs/data/13c_live.ipynb #864bb5e6
+import math, warnings
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core import QuantizerError, name_file
 from .audio import load_audio
+from .augment import Augment
 from .corpus import Corpus
 from .extract import recording_samples
 from .features import FeatureExtractor
 from .store import frame_stats
 
-# %% ../../nbs/data/13c_live.ipynb #d45a887a
+# %% ../../nbs/data/13c_live.ipynb #7bf8c684
 class LiveFeatures:
     "Features of a corpus, computed when they are read"
     def __init__(self,
         corpus:Corpus,
         extractor:FeatureExtractor,
-        augment=None, # Called with `(waveform (S,), epoch, recording)`, returns a waveform; the validation part is never augmented
+        augment:Augment|None=None, # Changes of the waveform, for recordings of the training part
+        seed:int=0, # Of the augmentation
     ):
-        self.extractor,self.augment,self.problems = extractor,augment,{}
+        self.extractor,self.augment,self.seed,self.problems = extractor,augment,seed,{}
+        ids = corpus.ids
         def _samples(i):
             try: return recording_samples(corpus, i, extractor.sample_rate)
             except QuantizerError as e:
-                self.problems[corpus.ids[i]] = name_file(e, corpus.source(i))
+                self.problems[ids[i]] = name_file(e, corpus.source(i))
                 return 0
         with ThreadPoolExecutor(4) as pool: samples = np.array(list(pool.map(_samples, range(len(corpus)))), dtype=np.int64)
         if not samples.any(): raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(self.problems.values()))}")
         self.corpus,self.samples = corpus.select(samples > 0),samples[samples > 0]
+        self.ids = ids[samples > 0]
         self.frames = np.array([extractor.num_frames(int(n)) for n in self.samples])
         self.dim,self.frame_rate,self.dtype = extractor.dim,extractor.frame_rate,np.dtype('float32')
     def __len__(self): return len(self.corpus)
@@ -44,23 +48,25 @@ class LiveFeatures:
     @property
     def index(self)->pd.DataFrame:
         "Id, speaker, text and split of each recording"
-        return self.corpus.df.assign(id=self.corpus.ids)
+        return self.corpus.df.assign(id=self.ids)
     def part(self, split:str)->np.ndarray:
         "The recordings of one split"
         return np.flatnonzero(self.corpus.df.split == split)
     def close(self): pass
 
-# %% ../../nbs/data/13c_live.ipynb #39e50b07
+# %% ../../nbs/data/13c_live.ipynb #39319429
 @patch
 def _span(self:LiveFeatures, i, start, n, epoch):
     "`(n,D)` frames of recording `i` from `start` on; fewer if the augmented sound is shorter"
     sr,lo = self.extractor.sample_rate,round(start*self.extractor.sample_rate/self.frame_rate)
+    change = self.augment is not None and self.augment.needs_waveform and self.corpus.df.at[i,'split'] == 'train'
     if n == self.frames[i]: wav = self.corpus.audio(i, sr)
     else:
-        a,b = 1,int(self.samples[i])-lo
+        a,b = self.extractor.win_length,int(self.samples[i])-lo
         while a < b: a,b = (a,(a+b)//2) if self.extractor.num_frames((a+b)//2) >= n else ((a+b)//2+1,b)
-        wav = load_audio(self.corpus.source(i), sr, float(self.corpus.df.start_s.iloc[i])+lo/sr, a/sr)
-    if self.augment and self.corpus.df.split.iloc[i] == 'train': wav = self.augment(wav, epoch, i)
+        a = min(math.ceil(a*self.augment.stretch), int(self.samples[i])-lo) if change else a
+        wav = load_audio(self.corpus.source(i), sr, float(self.corpus.df.at[i,'start_s'])+lo/sr, a/sr)
+    if change: wav = self.augment.wave(wav, sr, np.random.default_rng((self.seed, epoch, i)))
     return self.extractor(wav[None])[0][0][:n]
 
 @patch
@@ -71,8 +77,8 @@ def read_into(self:LiveFeatures, out, at, items, starts, lengths, epoch=0)->list
     for to,i,start,n in zip(*(np.asarray(o).tolist() for o in (at, items, starts, lengths))):
         try: x = self._span(i, start, n, epoch).numpy()
         except QuantizerError as e:
-            if self.corpus.ids[i] not in self.problems: warnings.warn(name_file(e, self.corpus.source(i)))
-            self.problems[self.corpus.ids[i]],x = name_file(e, self.corpus.source(i)),out[:0]
+            if self.ids[i] not in self.problems: warnings.warn(name_file(e, self.corpus.source(i)))
+            self.problems[self.ids[i]],x = name_file(e, self.corpus.source(i)),out[:0]
         out[to:to+len(x)],out[to+len(x):to+n] = x,0
         got.append(len(x))
     return got
