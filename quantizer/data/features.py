@@ -162,7 +162,7 @@ class LogMel(FrontEnd):
         self.set_bank(*_hann_mel(self, n_mels))
     def values(self, bands): return (bands + 1e-6).log()
 
-# %% ../../nbs/data/12_features.ipynb #24757680
+# %% ../../nbs/data/12_features.ipynb #b115a7c2
 def deltas(
     x:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
@@ -172,7 +172,8 @@ def deltas(
     B,T,D = x.shape
     at = torch.arange(-n, T+n, device=x.device).clamp(min=0).minimum(mask.sum(1, keepdim=True)-1)
     x = x.flatten(0,1)[(at + T*torch.arange(B, device=x.device)[:,None]).flatten()].view(B, T+2*n, D)
-    return sum(k*(x[:,n+k:n+k+T]-x[:,n-k:n-k+T]) for k in range(1, n+1)) / (2*sum(k*k for k in range(1, n+1)))
+    norm = 2*sum(k*k for k in range(1, n+1))
+    return sum(k/norm*(x[:,n+k:n+k+T]-x[:,n-k:n-k+T]) for k in range(1, n+1))
 
 # %% ../../nbs/data/12_features.ipynb #c2e40870
 @FEATURES.register('mfcc')
