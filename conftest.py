@@ -13,7 +13,7 @@ root = Path(__file__).parent
 lib = 'quantizer'
 hypothesis.settings.register_profile('same', derandomize=True, database=None, deadline=None)  # the same examples every time
 hypothesis.settings.load_profile('same')
-os.environ.update(IN_TEST='1', MPLBACKEND='Agg')  # `IN_TEST`: an `nbdev_export()` that closes a notebook does nothing
+os.environ.update(HF_HUB_OFFLINE='1', IN_TEST='1', MPLBACKEND='Agg')  # `IN_TEST`: an `nbdev_export()` that closes a notebook does nothing
 
 def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='also run what is marked slow: tests, and cells flagged `#| slow`')

@@ -84,7 +84,7 @@ def info(
             token_rate=t.token_rate, sample_rate=t.sample_rate, parameters=sum(o.numel() for o in t.model.parameters()), fingerprint=t.fingerprint)
     return dict(kind='corpus') | Corpus.load(path).describe(levels, verify, progress)
 
-# %% ../nbs/63_cli.ipynb #0318a596
+# %% ../nbs/63_cli.ipynb #b6738cbc
 def _train(a):
     from quantizer.run import train_run
     m = train_run(a.config, a.out, a.changes)
@@ -96,7 +96,8 @@ def _count(n): return f'{n:,} recording' + 's'*(n != 1)
 def _features(a):
     from quantizer.run import extract_features, tell_problems
     s = extract_features(a.config, a.out, a.changes)
-    tell_problems(s.problems, len(s)+len(s.problems))
+    problems = s.corpus.problems | s.problems
+    tell_problems(problems, len(s)+len(problems))
     print(f"{_count(len(s))}, {int(s.frames.sum())/s.frame_rate/3600:.2f} hours, {int(s.frames.sum()):,} frames: {a.out}")
 
 def _check_out(path, suffix):

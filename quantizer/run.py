@@ -124,7 +124,7 @@ def _fit(learn, epochs, progress):
     learn.logger = lambda row: print_row(learn.recorder.metric_names, row)
     with nullcontext() if progress else learn.no_bar(): learn.fit(epochs)
 
-# %% ../nbs/62_run.ipynb #95317775
+# %% ../nbs/62_run.ipynb #b4510f58
 def train_run(
     source:str|Path, # A YAML file, or the name of a packaged config
     out:str|Path, # Run folder to make
@@ -149,7 +149,7 @@ def train_run(
         if made is not None: shutil.rmtree(made, ignore_errors=True)
         raise
     with atomic_path(out/'config.yaml') as tmp: tmp.write_text(yaml.safe_dump(cfg, sort_keys=False))
-    tell_problems(store.problems, len(corpus))
+    tell_problems(corpus.problems | store.problems, len(corpus)+len(corpus.problems))
     print(f"{len(store):,} recordings, {int(store.frames.sum())/store.frame_rate/60:.1f} minutes; {sum(p.numel() for p in learn.model.parameters()):,} parameters", flush=True)
     def _finish():
         state = load_checkpoint(out/'checkpoints'/'best', learn.model)
