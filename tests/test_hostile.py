@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from quantizer.all import AudioBytes, Corpus, QuantizerError, load_audio, probe
+from quantizer.all import AudioBytes, Corpus, LogMel, QuantizerError, build_store, load_audio, probe
 from quantizer.cli import info, main
 
 KINDS = dict(wav={}, flac={}, mp3={}, ogg={}, opus=dict(format='OGG', subtype='OPUS'), aiff={}, au={})
@@ -78,6 +78,22 @@ def test_folder(hostile, capsys):
     assert main(['info', str(hostile), '--verify']) == 0
     assert r'caf\xe9\x0a.wav' not in capsys.readouterr().out  # a good one is not among the problems
 
+@pytest.mark.parametrize('workers', [0, 2])
+def test_extraction(hostile, tmp_path, workers):
+    "The features of all good recordings, and why there are none of each bad one"
+    store = build_store(Corpus.load(hostile), LogMel(), tmp_path/'store', workers=workers, progress=False)
+    assert set(store.index.id) == GOOD.keys()-{'one.wav'} and not store.verify()
+    assert set(store.problems) == set(Corpus.load(hostile).ids)-set(store.index.id)
+    for _,said in BAD.values(): assert sum(o.startswith(f'{hostile}/{said}') for o in store.problems.values()) == 1, said
+    assert store.problems['one.wav'].startswith(f'{hostile}/one.wav: shorter than one frame (1 samples')
+
+def test_training(hostile, tmp_path, capsys):
+    "The command trains on what can be used, and counts the rest; live too, where what a header hides is found on the way"
+    small = ['train.epochs=1', 'data.valid=0.4', 'model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.codebook_size=16']
+    assert main(['train', 'logmel-vq', f'data.corpus={hostile}', *small, '--out', str(tmp_path/'run')]) == 0
+    assert f'skipped {len(BAD)+1} of {len(BAD)+len(GOOD)} recordings' in capsys.readouterr().err
+    with pytest.warns(UserWarning, match='hole.flac: '): assert main(['train', 'logmel-vq', f'data.corpus={hostile}', 'data.live=true', *small, '--out', str(tmp_path/'live')]) == 0
+
 def test_found_by_headers(hostile):
     "What a header tells needs no decoding"
     named = set(info(hostile)['problems'])
@@ -129,6 +145,21 @@ def test_three_hours(tmp_path):
     assert len(load_audio(tmp_path/'long.wav', 16000, 9000, 2)) == 32000
     assert time.perf_counter()-t0 < 0.5
     assert info(tmp_path)['lengths']['60 s and more'] == 1
+
+def test_extraction_of_hours(tmp_path):
+    "Hours in one file, at another rate and with five channels, take no more memory than minutes"
+    peak = {}
+    for minutes in (4, 180):
+        with sf.SoundFile(tmp_path/f'{minutes}.flac', 'w', 8000, 5) as f:
+            for k in range(minutes): f.write(np.repeat((1000*np.sin(np.arange(60*8000)*(k+1)/99)).astype(np.int16)[:,None], 5, 1))
+        code = """
+import sys
+from quantizer.all import *
+store = build_store(Corpus(pd.DataFrame(dict(path=[sys.argv[1]]))), LogMel(), sys.argv[1]+'-store', progress=False)
+print(int(store.frames[0]), next(int(o.split()[1])//1024 for o in open('/proc/self/status') if o.startswith('VmHWM')))"""
+        frames,peak[minutes] = map(int, subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import pandas as pd'+code, tmp_path/f'{minutes}.flac'], capture_output=True, text=True, check=True).stdout.split())
+        assert frames == minutes*6000+1
+    assert peak[180] < peak[4]+150, peak
 
 def test_spans_of_ogg(hostile, tmp_path):
     "A span that a hole moved is refused, those before and after it are read; no span of a good file is refused"
