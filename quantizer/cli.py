@@ -84,7 +84,7 @@ def info(
             token_rate=t.token_rate, sample_rate=t.sample_rate, parameters=sum(o.numel() for o in t.model.parameters()), fingerprint=t.fingerprint)
     return dict(kind='corpus') | Corpus.load(path).describe(levels, verify, progress)
 
-# %% ../nbs/63_cli.ipynb #b6738cbc
+# %% ../nbs/63_cli.ipynb #1c5ca753
 def _train(a):
     from quantizer.run import train_run
     m = train_run(a.config, a.out, a.changes)
@@ -151,6 +151,7 @@ def _info(a):
     res = info(a.path, a.verify, a.levels, progress=sys.stdout.isatty())
     if most := max(res.get('lengths', {}).values(), default=0): res['lengths'] = {k:v and f"{v:<8} {'█'*math.ceil(40*v/most)}" for k,v in res['lengths'].items()}
     print(yaml.safe_dump(res, sort_keys=False, allow_unicode=True, width=1000), end='')
+    if bad := res.get('damaged'): raise QuantizerError(f"{a.path}: {len(bad)} of its recordings are damaged (the first: {bad[0]})")
 
 # %% ../nbs/63_cli.ipynb #1389d10e
 def print_measures(
@@ -208,12 +209,13 @@ def make_parser()->argparse.ArgumentParser:
     v.add_argument('--levels', nargs='?', type=int, const=500, default=0, metavar='N', help='decode N recordings of a corpus, spread evenly (500), and tell their levels')
     return p
 
-# %% ../nbs/63_cli.ipynb #6ac7fc2d
+# %% ../nbs/63_cli.ipynb #1aa5e8c9
 def main(
     argv:list|None=None, # Arguments; those of the process by default
 )->int: # Exit code
     "Run the command"
-    warnings.filterwarnings('ignore', "torchaudio's compiled ops") # no verb needs them
+    warnings.filterwarnings('ignore', "torch(audio|vision)'s compiled ops") # no verb needs them
+    warnings.formatwarning = lambda message, *_, **__: f'quantizer: {message}\n'
     try:
         a,rest = make_parser().parse_known_args(argv)
         if rest: # changes may stand behind options: `--out X key=value`

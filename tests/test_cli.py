@@ -171,7 +171,7 @@ def test_shared_store_keeps_splits_apart(capsys, tmp_path):
     assert run(capsys, 'train', *args, '--out', tmp_path/'c')[0] == 0
     raw = bytearray((tmp_path/'store/shard-00001.bin').read_bytes()); raw[100] ^= 1
     (tmp_path/'store/shard-00001.bin').write_bytes(raw)
-    assert '1 of its recordings are damaged (the first: 3.wav)' in refused(capsys, 'train', *args, '--out', tmp_path/'d')
+    for o in (['train', *args, '--out', tmp_path/'d'], ['info', tmp_path/'store', '--verify']): assert '1 of its recordings are damaged (the first: 3.wav)' in refused(capsys, *o)
     code,out,_ = run(capsys, 'evaluate', tmp_path/'b', tmp_path/'in', '--split', 'valid')
     assert code == 0
 

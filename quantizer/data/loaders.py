@@ -176,7 +176,7 @@ class Packed:
         i = self.items[at]
         return p.items[i],p.starts[i],p.lengths[i],(np.repeat(np.arange(len(rows)), np.diff(self.edges)[rows]),self.places[at])
 
-# %% ../../nbs/data/14_loaders.ipynb #b02d5ce6
+# %% ../../nbs/data/14_loaders.ipynb #0286e37d
 class Batches(Dataset):
     "The batches of a plan, read from a store"
     def __init__(self,
@@ -209,10 +209,9 @@ class Batches(Dataset):
             items,starts,n = items[mine],starts[mine],n[mine]
             if place: place = place[0][mine]//self.world,place[1][mine]
         row,at = place or (np.arange(len(n)),0)
-        B,T = int(row[-1])+1 if len(row) else 0,int((at+n).max(initial=1))
-        feats = self._empty(B, T, self.source.dim)
+        B,T = (int(row[-1])+1,int((at+n).max())) if len(n) else (0,1)
+        feats,first = self._empty(B, T, self.source.dim),row*T+at
         if place: feats.zero_()
-        first = row*T+at
         got = self.source.read_into(feats.numpy().reshape(B*T, self.source.dim), first, items, starts, n, epoch)
         if got is not None: n = np.asarray(got) # computed as they were read: some may have failed
         if place:
