@@ -54,7 +54,7 @@ def decode_file(
             sf.write(tmp/f'{name}.wav', tokenizer.to_audio(v).numpy(), tokenizer.sample_rate)
     return list(feats)
 
-# %% ../nbs/63_cli.ipynb #7ee2e742
+# %% ../nbs/63_cli.ipynb #27d90bc8
 def info(
     path:str|Path, # A tokenizer, run, feature store or corpus
     verify:bool=False, # Read everything: compare the checksums of a store, decode a corpus
@@ -70,7 +70,7 @@ def info(
         if (p/'log.csv').is_file():
             import pandas as pd
             log = pd.read_csv(p/'log.csv')
-            res |= dict(epochs=len(log), best_valid_loss=float(log.valid_loss.min()), codebook=log.verdict.iloc[-1])
+            res |= dict(epochs=len(log), best_error=float(log.nre.min()), codebook=log.verdict.iloc[-1])
         res |= dict(checkpoints=sorted(o.name for o in (p/'checkpoints').glob('*')), finished=(p/'report.html').is_file())
         return res | (dict(tokenizer=info(p/'tokenizer')) if (p/'tokenizer').is_dir() else {})
     if Folder(path).has('manifest.json'):

@@ -21,7 +21,7 @@ from .data.features import FEATURES, FeatureExtractor
 from .models.autoencoder import build_model, check_model
 from .train.schedule import anneal, check_schedule
 
-# %% ../nbs/61_config.ipynb #b0586f17
+# %% ../nbs/61_config.ipynb #25217c1f
 def data_options(
     corpus:str, # `sample`, a folder, or a manifest (`.tsv`, `.csv`, `.parquet`)
     valid:float=0.2, # Share of recordings to hold out, where the corpus brings no split
@@ -47,7 +47,7 @@ def train_options(
     schedule:str|dict='one_cycle', # `one_cycle`, `cosine`, `constant`, or a block with a name and arguments
     anneal:dict|None=None, # Quantity of the quantizer -> `{start, end, shape}`
     precision:Literal['fp32']='fp32', # Arithmetic
-    early_stop:dict|None=None, # `{patience: epochs, min_delta: loss}` without a better validation loss; none by default
+    early_stop:dict|None=None, # `{patience: epochs, min_delta: by how much}` without a better reconstruction error; none by default
     checkpoint:dict|None=None, # `{steps: between checkpoints, keep: how many}`
     log_steps:int=10, # Steps between rows of `steps.csv`
 ): pass

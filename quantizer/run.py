@@ -93,7 +93,7 @@ def tell_problems(
     print(f"skipped {len(problems)} of {total:,} recordings:", *[f'  {o}' for o in list(problems.values())[:most]], sep='\n', file=sys.stderr)
     if len(problems) > most: print(f'  and {len(problems)-most} more', file=sys.stderr)
 
-# %% ../nbs/62_run.ipynb #f679c263
+# %% ../nbs/62_run.ipynb #e7851e04
 def run_learner(
     cfg:dict, # Checked
     store:FeatureStore,
@@ -108,7 +108,7 @@ def run_learner(
     cbs = [lr_scheduler(schedule, t['lr'])]
     if t['anneal']: cbs.append(Anneal({k:anneal(**v) for k,v in t['anneal'].items()}))
     if out is not None: cbs += [RunLog(out, t['log_steps']), Checkpoint(Path(out)/'checkpoints', **t['checkpoint'])]
-    if t['early_stop']: cbs.append(EarlyStoppingCallback(**t['early_stop']))
+    if t['early_stop']: cbs.append(EarlyStoppingCallback('nre', np.less, **t['early_stop']))
     return quantizer_learner(dls, model, store.frame_rate, t['lr'], t['wd'], t['clip'], cbs)
 
 # %% ../nbs/62_run.ipynb #347cd194

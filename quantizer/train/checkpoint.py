@@ -69,17 +69,18 @@ def load_checkpoint(
         opt.load_state_dict(s)
     return {k:v for k,v in state.items() if k not in ('optimizer','sha256')}
 
-# %% ../../nbs/train/53_checkpoint.ipynb #b3cbc00e
+# %% ../../nbs/train/53_checkpoint.ipynb #4eea5791
 class Checkpoint(Callback):
-    "Save checkpoints into a folder: `step-N` by steps, and `best` by validation loss"
+    "Save checkpoints into a folder: `step-N` by steps, and `best` by a measure of the validation part"
     order = 60
     def __init__(self,
         path:str|Path, # Folder of checkpoints
         steps:int=500, # Steps between checkpoints
         keep:int=3, # How many to keep, besides the best
+        monitor:str='nre', # Column of the log that is lowest for the best
     ):
         if steps < 1 or keep < 1: raise QuantizerError(f"checkpoint: steps is {steps} and keep is {keep}: expected 1 or more")
-        self.path,self.steps,self.keep,self.best = Path(path),steps,keep,float('inf')
+        self.path,self.steps,self.keep,self.monitor,self.best = Path(path),steps,keep,monitor,float('inf')
     def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
     def save(self, name):
         "Save the present state as `name`"
@@ -89,5 +90,5 @@ class Checkpoint(Callback):
         self.save(f'step-{self.train_iter:08d}')
         for o in sorted(self.path.glob('step-*'), key=lambda o: o.stat().st_mtime)[:-self.keep]: shutil.rmtree(o)
     def after_epoch(self):
-        loss = float(self.recorder.values[-1][list(self.recorder.metric_names[1:]).index('valid_loss')])
-        if loss < self.best: self.best = loss; self.save('best')
+        now = float(self.recorder.values[-1][list(self.recorder.metric_names[1:]).index(self.monitor)])
+        if now < self.best: self.best = now; self.save('best')
