@@ -34,13 +34,13 @@ def unprintable(text:str)->str:
     "The file name that `printable` wrote as `text`"
     return re.sub(r'\\x([0-9a-f]{2})', lambda m: chr(b if (b := int(m[1], 16)) < 0x80 else 0xdc00+b), text)
 
-# %% ../nbs/01_core.ipynb #e9adbc74
+# %% ../nbs/01_core.ipynb #6a2fff92
 def name_file(
     error:Exception, # What went wrong
-    path:str|Path, # With which file
+    path, # With which file: a path, or what `str` makes the name of one
 )->str: # One line that names the file, once
     "The message of `error`, naming `path`"
-    name = printable(path)
+    name = printable(str(path))
     return str(error) if name in str(error) else f'{name}: {error}'
 
 # %% ../nbs/01_core.ipynb #5a1d1ce6
@@ -97,12 +97,12 @@ def _as_type(v, t):
     if not ok: raise TypeError
     return v
 
-# %% ../nbs/01_core.ipynb #36290d5c
+# %% ../nbs/01_core.ipynb #800ab640
 def _type_name(t):
     "An annotation as a person would say it"
     if get_origin(t) is Literal: return 'one of ' + ', '.join(map(str, get_args(t)))
     if get_origin(t) in (Union, UnionType): return ' or '.join(_type_name(o) for o in get_args(t))
-    return {type(None):'null', int:'a whole number', float:'a number', str:'a text', bool:'true or false', dict:'a block', Path:'a path'}.get(t, str(t))
+    return {type(None):'null', int:'a whole number', float:'a number', str:'a text', bool:'true or false', dict:'a block', list:'a list', Path:'a path'}.get(t, str(t))
 
 # %% ../nbs/01_core.ipynb #018aa976
 def check_args(
@@ -127,7 +127,7 @@ def check_args(
         except TypeError: raise QuantizerError(f"'{where}{k}' is {args[k]!r}: expected {_type_name(t)}") from None
     return res
 
-# %% ../nbs/01_core.ipynb #b4829133
+# %% ../nbs/01_core.ipynb #ad35ee8c
 def checked(
     init:Callable, # `__init__` with annotations
 )->Callable: # The same, which refuses arguments that do not fit them
@@ -135,7 +135,7 @@ def checked(
     sig = inspect.signature(init)
     @wraps(init)
     def _init(self, *args, **kwargs):
-        given = sig.bind(self, *args, **kwargs).arguments
+        given = sig.bind_partial(self, *args).arguments | kwargs
         init(self, **check_args(init, {k:v for k,v in given.items() if k != 'self'}, getattr(self, 'name', None) or type(self).__name__, ('self',)))
     return _init
 

@@ -17,11 +17,11 @@ from ..core import QuantizerError, check_args, check_range, checked
 from .audio import load_audio, probe
 from .corpus import Corpus
 
-# %% ../../nbs/data/12c_augment.ipynb #866b464a
+# %% ../../nbs/data/12c_augment.ipynb #753a96b8
 def noise_options(
     snr:list=[5,20], # Range of the signal-to-noise ratio, in dB
     kind:Literal['white','pink']='pink', # Noise to make: as loud at all frequencies, or falling by 3 dB an octave
-    folder:str|None=None, # Take spans of the recordings in this folder instead
+    folder:str|None=None, # Take spans of the recordings of this folder instead, or of any other corpus
     p:float=1., # How often
 ): pass
 
@@ -80,14 +80,16 @@ def make_noise(
     x = torch.from_numpy(rng.standard_normal(n, dtype=np.float32))
     return x if kind == 'white' else torch.fft.irfft(torch.fft.rfft(x)/torch.arange(n//2+1).clamp(min=1).sqrt(), n)
 
-# %% ../../nbs/data/12c_augment.ipynb #421f3637
+# %% ../../nbs/data/12c_augment.ipynb #9ea1d3dc
 @patch
 def _noise(self:Augment, n, sample_rate, rng):
     "`n` samples of noise"
     if self.noises is None: return make_noise(n, self.noise['kind'], rng)
-    file = self.noises.file(int(rng.integers(len(self.noises))))
-    spare = probe(file).duration_s - n/sample_rate - 0.1
-    x = load_audio(file, sample_rate, rng.uniform(0, spare), n/sample_rate+0.05) if spare > 0 else load_audio(file, sample_rate)
+    i = int(rng.integers(len(self.noises)))
+    file,(start,last) = self.noises.source(i),self.noises.df.loc[i, ['start_s','duration_s']]
+    if math.isnan(last): last = probe(file).duration_s - start
+    spare = last - n/sample_rate - 0.1
+    x = load_audio(file, sample_rate, start+rng.uniform(0, spare), n/sample_rate+0.05) if spare > 0 else self.noises.audio(i, sample_rate)
     return x.repeat(-(-n//len(x)))[:n]
 
 # %% ../../nbs/data/12c_augment.ipynb #5f271b81

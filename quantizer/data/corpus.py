@@ -7,8 +7,8 @@ Docs: https://quantizer-dev.github.io/quantizer/data/corpus.html.md"""
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'MANIFESTS', 'LENGTHS', 'KINDS', 'join_path', 'Corpus', 'rename_columns']
 
-# %% ../../nbs/data/11_corpus.ipynb #83e6d62f
-import copy, csv, hashlib, os, stat
+# %% ../../nbs/data/11_corpus.ipynb #40d5ed3b
+import copy, csv, hashlib, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from importlib.resources import files
@@ -165,7 +165,7 @@ def from_folder(cls:Corpus,
     if not files: raise QuantizerError(f"{name}: no audio files in this folder or below it (looked for {' '.join(AUDIO_SUFFIXES+CODEC_SUFFIXES)})")
     return cls(pd.DataFrame(dict(path=files)), path, name, problems=problems)
 
-# %% ../../nbs/data/11_corpus.ipynb #046185f1
+# %% ../../nbs/data/11_corpus.ipynb #0abffedd
 def rename_columns(
     df:pd.DataFrame, # A table
     rename:dict|None, # Names of columns there -> names here
@@ -183,10 +183,12 @@ def from_manifest(cls:Corpus,
 )->Corpus:
     "The recordings that a manifest lists"
     name,kind = printable(path),os.path.splitext(path)[1].lower()
-    with open_binary(path) as f:
+    with open_binary(path) as f, warnings.catch_warnings():
+        warnings.simplefilter('error', pd.errors.ParserWarning) # values that it would drop
         try:
             if kind == '.parquet': df = pd.read_parquet(f)
             else: df = pd.read_csv(f, dtype=str, keep_default_na=False, index_col=False, **(dict(sep='\t', quoting=csv.QUOTE_NONE) if kind == '.tsv' else {}))
+        except pd.errors.ParserWarning: raise QuantizerError(f"{name}: its rows have more values than there are columns" + ("; a value that holds a comma needs quotation marks" if kind == '.csv' else '')) from None
         except (ValueError, OSError) as e: raise QuantizerError(f"{name}: not a manifest that can be read ({str(e).splitlines()[0]})") from None
     return cls(rename_columns(df, rename, name), path.rpartition('/')[0] if is_url(path) else Path(path).parent, name)
 

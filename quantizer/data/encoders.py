@@ -32,7 +32,7 @@ def _quiet(log):
         log.set_verbosity(before)
         if bar: log.enable_progress_bar()
 
-# %% ../../nbs/data/12b_encoders.ipynb #5c744f5c
+# %% ../../nbs/data/12b_encoders.ipynb #2f810b1f
 def load_pretrained(
     model:str, # Folder, or name on the Hugging Face hub
     kind:str='AutoModel', # Class of `transformers` to read it with
@@ -45,6 +45,7 @@ def load_pretrained(
         try: res = getattr(transformers, kind).from_pretrained(model, **({} if kind == 'AutoFeatureExtractor' else dict(output_loading_info=True)))
         except Exception as e: # there is no end to what it raises for a file that is damaged
             if Path(model).is_dir(): raise QuantizerError(f"{model}: no model that can be read; expected {what} as transformers saves them ({' '.join(str(e).split())[:150]})") from None
+            if Path(model).is_absolute() or str(model).startswith('.'): raise QuantizerError(f"{model}: no such folder with a model") from None
             raise QuantizerError(f"'{model}': neither a folder nor a model of the Hugging Face hub that can be reached from here; offline, copy the folder that 'hf download {model} --local-dir DIR' makes elsewhere, and give its path") from None
     if kind == 'AutoFeatureExtractor': return res
     net,info = res

@@ -124,10 +124,10 @@ def from_tar(cls:Corpus,
     if not rows: raise QuantizerError(f"{name}: no audio file in it that can be used" + (f"; the first problem: {next(iter(problems))}: {next(iter(problems.values()))}" if problems else ''))
     return cls(pd.DataFrame(rows, columns=['path','shard','offset','bytes',*NOTES]).astype(dict(shard='category')), root, name, TarReader(), problems)
 
-# %% ../../nbs/data/11b_sources.ipynb #e051391b
+# %% ../../nbs/data/11b_sources.ipynb #8c5510f8
 def _split_name(o):
     "`train`, `valid` or `test` for the names that others use, as `train.clean.100` or `validation`; others stay, to be refused"
-    m = re.match('train|val|dev|eval|test', o)
+    m = re.match('train|val|dev|eval|test', o := str(o))
     return o if m is None else m[0] if m[0] in SPLITS else 'valid'
 
 def _cells(df, paths, splits):
@@ -136,7 +136,7 @@ def _cells(df, paths, splits):
     if splits is not None: df['split'] = splits
     if 'split' in df: df['split'] = df.split.fillna('').map(_split_name)
     whole = df.split + '/' + paths if 'split' in df else paths
-    if (paths == '').any() or whole.duplicated().any(): whole = pd.Series([f'row-{i:07d}' for i in range(len(df))])
+    if (paths == '').any() or whole.duplicated().any(): whole = pd.Series([f'row-{i:07d}' for i in range(len(df))], dtype=object)
     return df.assign(path=whole.str.lstrip('/'))
 
 def _cell(c, i, cell):
@@ -171,13 +171,13 @@ class ParquetReader:
                 raise QuantizerError(f"{printable(c.file(i))}: damaged ({str(e).splitlines()[0]})") from None
     def size(self, c, i): return None
 
-# %% ../../nbs/data/11b_sources.ipynb #56370539
+# %% ../../nbs/data/11b_sources.ipynb #9035ff71
 def _audio_column(path):
     "The column of a Parquet file that holds `{bytes, path}`, if there is one"
     with open_binary(path) as f:
         try: schema = pq.read_schema(f)
         except (OSError, ValueError) as e: raise QuantizerError(f"{printable(path)}: not a Parquet file that can be read ({str(e).splitlines()[0]})") from None
-    return next((o.name for o in schema if pa.types.is_struct(o.type) and o.type.get_field_index('bytes') >= 0), None)
+    return next((o.name for o in schema if pa.types.is_struct(o.type) and min(map(o.type.get_field_index, ('bytes','path'))) >= 0), None)
 
 def _from_parquet(cls, path, rename):
     folder = not is_url(path) and Path(path).is_dir()
@@ -195,7 +195,7 @@ def _from_parquet(cls, path, rename):
     df = _cells(rename_columns(df, rename, printable(path)), paths, splits if (splits != '').any() else None)
     return cls(df, path if folder else path.rpartition('/')[0] if is_url(path) else Path(path).parent, printable(path), ParquetReader(files, column))
 
-# %% ../../nbs/data/11b_sources.ipynb #88584a60
+# %% ../../nbs/data/11b_sources.ipynb #e8711ec4
 @patch(cls_method=True)
 def from_dataset(cls:Corpus,
     source, # A `Dataset` or `DatasetDict`, a folder that `save_to_disk` wrote, a `.parquet` file, or a folder of them
@@ -211,6 +211,7 @@ def from_dataset(cls:Corpus,
     except Exception as e: raise QuantizerError(f"{name}: not a dataset that can be read ({str(e).splitlines()[0]})") from None
     splits = None
     if isinstance(ds, dict): splits,ds = [k for k,v in ds.items() for _ in range(len(v))],datasets.concatenate_datasets(list(ds.values()))
+    if not hasattr(ds, 'select_columns') or not hasattr(ds, '_indices'): raise QuantizerError(f"{name}: a {type(ds).__name__} cannot be read out of order; give a Dataset, or its files")
     column = next((k for k,v in ds.features.items() if isinstance(v, datasets.Audio) or isinstance(v, dict) and 'bytes' in v), None)
     if column is None: raise QuantizerError(f"{name}: no column of audio; its columns are: {', '.join(ds.column_names)}")
     ds = ds.cast_column(column, datasets.Audio(decode=False))
