@@ -213,7 +213,7 @@ def load(cls:Corpus,
     if kind in ('sample','from_folder','from_lhotse'): raise QuantizerError(f"{source}: there are no columns that could be renamed; leave out 'rename'")
     return getattr(cls, kind)(source, rename)
 
-# %% ../../nbs/data/11_corpus.ipynb #c1557e14
+# %% ../../nbs/data/11_corpus.ipynb #4ec16133
 def _hash(name, seed): return hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()
 
 @patch
@@ -223,13 +223,13 @@ def with_split(self:Corpus,
 )->Corpus: # The same recordings with `split` filled in
     "Hold out whole speakers where they are known, single recordings where not; a split that is there already is kept"
     res = self.select(range(len(self)))
-    if (res.df.split != '').any():
+    if set(res.df.split) not in ({''},{'train'}): # where all is for training, nothing has been held out yet
         if (blank := res.df.split == '').any(): raise QuantizerError(f"{self.name}: row {blank.idxmax()+1} has no split, others have one")
         for o in SPLITS[:2]:
             if o not in set(res.df.split): raise QuantizerError(f"{self.name}: its split column never says '{o}'")
         return res
     if len(self) < 2: raise QuantizerError(f"{self.name}: one recording cannot be split into a training and a validation part")
-    if not 0 < valid < 1: raise QuantizerError(f"the share of recordings to hold out is {valid}: expected more than 0 and less than 1")
+    if not 0 < valid < 1: raise QuantizerError(f"valid is {valid}, the share of recordings to hold out: expected more than 0 and less than 1")
     ids = pd.Series(self.ids)
     group = res.df.speaker.where(res.df.speaker != '', ids)
     if group.nunique() < 2: group = ids

@@ -124,11 +124,11 @@ def from_tar(cls:Corpus,
     if not rows: raise QuantizerError(f"{name}: no audio file in it that can be used" + (f"; the first problem: {next(iter(problems))}: {next(iter(problems.values()))}" if problems else ''))
     return cls(pd.DataFrame(rows, columns=['path','shard','offset','bytes',*NOTES]).astype(dict(shard='category')), root, name, TarReader(), problems)
 
-# %% ../../nbs/data/11b_sources.ipynb #8c5510f8
+# %% ../../nbs/data/11b_sources.ipynb #3f56be31
 def _split_name(o):
     "`train`, `valid` or `test` for the names that others use, as `train.clean.100` or `validation`; others stay, to be refused"
-    m = re.match('train|val|dev|eval|test', o := str(o))
-    return o if m is None else m[0] if m[0] in SPLITS else 'valid'
+    m = re.match(r'(train|val|valid|validation|dev|test)([._-].*)?$', o := str(o))
+    return o if m is None else m[1] if m[1] in SPLITS else 'valid'
 
 def _cells(df, paths, splits):
     "`df` with the columns `path`, from the cells, and `split`"
