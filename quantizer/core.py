@@ -97,12 +97,12 @@ def _as_type(v, t):
     if not ok: raise TypeError
     return v
 
-# %% ../nbs/01_core.ipynb #36290d5c
+# %% ../nbs/01_core.ipynb #857efc5c
 def _type_name(t):
     "An annotation as a person would say it"
     if get_origin(t) is Literal: return 'one of ' + ', '.join(map(str, get_args(t)))
     if get_origin(t) in (Union, UnionType): return ' or '.join(_type_name(o) for o in get_args(t))
-    return {type(None):'null', int:'a whole number', float:'a number', str:'a text', bool:'true or false', dict:'a block', Path:'a path'}.get(t, str(t))
+    return {type(None):'null', int:'a whole number', float:'a number', str:'a text', bool:'true or false', dict:'a block', list:'a list', Path:'a path'}.get(t, str(t))
 
 # %% ../nbs/01_core.ipynb #018aa976
 def check_args(
