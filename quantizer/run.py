@@ -163,7 +163,7 @@ def train_run(
     except FloatingPointError as e: raise QuantizerError(f"training diverged in epoch {learn.epoch} ({e}): try a lower train.lr; the best checkpoint before it is {out/'checkpoints'/'best'}") from None
     return report_run(out, cfg, corpus, store, *_finish())
 
-# %% ../nbs/62_run.ipynb #551cf27f
+# %% ../nbs/62_run.ipynb #883780f6
 def report_run(
     out:Path, # Run folder
     cfg:dict,
@@ -176,6 +176,7 @@ def report_run(
     usable = set(store.index.id)
     valid = corpus.select([i for i in range(len(corpus)) if corpus.id(i) in usable]).part('valid')
     measures = {'this run':evaluate(tokenizer, valid)}
+    valid = valid.select([i for i in range(len(valid)) if valid.id(i) not in measures['this run']['problems']]) # live features: damage shows when it is read
     base = kmeans_baseline(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed']) if tokenizer.num_codebooks == 1 else None
     if base: measures['k-means'] = base
     measures['this run'] |= dict(epoch=state['epoch'], step=state['step'])

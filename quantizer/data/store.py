@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from ..core import QuantizerError, atomic_path, fingerprint
 from .corpus import Corpus
 
-# %% ../../nbs/data/13_store.ipynb #f398c72f
+# %% ../../nbs/data/13_store.ipynb #0caf755b
 class Folder:
     "Files of one folder, on this machine or where an fsspec address leads"
     def __init__(self, path:str|Path):
@@ -40,7 +40,11 @@ class Folder:
     def create(self, name:str):
         "Yield a local path to write to; the file gets its name if the block ends well"
         if self.local:
-            with atomic_path(self.file(name)) as tmp: yield tmp
+            try:
+                with atomic_path(self.file(name)) as tmp: yield tmp
+            except OSError as e:
+                e.filename = e.filename or self.file(name) # a full disk names no file
+                raise
         else:
             with tempfile.TemporaryDirectory() as d:
                 yield Path(d)/name
