@@ -12,7 +12,7 @@ import argparse, json, math, re, sys, warnings
 from pathlib import Path
 from .core import QuantizerError, atomic_path, check_range, name_file, nearest_name, printable
 
-# %% ../nbs/63_cli.ipynb #f45686bf
+# %% ../nbs/63_cli.ipynb #b0db845b
 def encode_paths(
     tokenizer, # A `Tokenizer`
     paths:list, # Audio files, folders, manifests, or `sample`
@@ -24,9 +24,9 @@ def encode_paths(
     def _add(name, audio, path):
         try: codes[name] = tokenizer.encode(audio(), tokenizer.sample_rate)
         except QuantizerError as e: problems[name] = name_file(e, path)
-    for p in paths:
-        if p == 'sample' or Path(p).is_dir() or str(p).lower().endswith((*MANIFESTS, *LHOTSE, '.tar')):
-            c = Corpus.load(p)
+    def _is_corpus(p): return p == 'sample' or Path(p).is_dir() or str(p).lower().endswith((*MANIFESTS, *LHOTSE, '.tar'))
+    for p,c in [(p, Corpus.load(p) if _is_corpus(p) else None) for p in paths]: # all are loaded first: what is missing is told before the work
+        if c is not None:
             problems |= c.problems
             for i in range(len(c)): _add(c.id(i) if p == 'sample' else printable(join_path(c.root, c.id(i))), lambda: c.audio(i, tokenizer.sample_rate), c.file(i))
         else: _add(str(p), lambda: tokenizer.waveform(p), p)

@@ -100,7 +100,7 @@ def _change(cfg, change):
     try: cfg[last] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError): raise QuantizerError(f"'{change[:80]}': its right side is not valid YAML") from None
 
-# %% ../nbs/61_config.ipynb #cb2f52c2
+# %% ../nbs/61_config.ipynb #428ae3a7
 def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # Complete
@@ -123,11 +123,14 @@ def check_config(
     check_range(0, 2**32-1, seed=res['seed'])
     if data['crop_s'] > data['longest_s']: raise QuantizerError(f"'data.crop_s' is {data['crop_s']}: expected at most 'data.longest_s', {data['longest_s']}")
     check_range(0, math.inf, **{'data.workers':data['workers'], 'data.extract.workers':data['extract']['workers'], 'train.wd':train['wd']})
+    check_range(0, math.inf, **{'data.extract.batch_s':data['extract']['batch_s'] or 0})
     check_range(1e-6, math.inf, **{'data.extract.shard_mb':data['extract']['shard_mb']})
     check_range(1, math.inf, **{f'train.checkpoint.{k}':v for k,v in train['checkpoint'].items()})
     if train['early_stop']: check_range(1, math.inf, **{'train.early_stop.patience':train['early_stop']['patience']})
-    if data['augment'] is not None and Augment(**data['augment']).needs_waveform and not data['live']:
-        raise QuantizerError("'data.augment' changes the waveform, and a store holds features: set data.live=true, or leave gain, noise and speed out")
+    if data['augment'] is not None:
+        data['augment'] = check_args(Augment, data['augment'], 'data.augment')
+        if Augment(**data['augment']).needs_waveform and not data['live']:
+            raise QuantizerError("'data.augment' changes the waveform, and a store holds features: set data.live=true, or leave gain, noise and speed out")
     trial,extractor = _try(res)
     res['features'] = extractor.settings # with the hash of weights that it reads
     has = trial.quantizer.quantities()
@@ -138,8 +141,8 @@ def check_config(
 
 def _try(cfg):
     "Make the extractor and the model, and let a second of noise through both"
-    extractor = make_features(cfg)
     try:
+        extractor = make_features(cfg)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = build_model(cfg['model'], torch.zeros(extractor.dim), torch.ones(extractor.dim))
             model.eval()(*extractor(0.1*torch.randn(1, max(extractor.sample_rate, 2*extractor.win_length))))

@@ -8,9 +8,10 @@ Docs: https://quantizer-dev.github.io/quantizer/run.html.md"""
 __all__ = ['load_corpus', 'open_store', 'fill_store', 'make_augment', 'mask_features', 'extract_features', 'tell_problems',
            'run_learner', 'print_row', 'train_run', 'report_run']
 
-# %% ../nbs/62_run.ipynb #3890c250
-import json, shutil, sys
+# %% ../nbs/62_run.ipynb #e402449b
+import json, sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch, yaml
 from fastai.callback.tracker import EarlyStoppingCallback
@@ -33,7 +34,7 @@ from .train.learner import quantizer_learner
 from .train.logging import RunLog
 from .train.schedule import Anneal, anneal, lr_scheduler
 
-# %% ../nbs/62_run.ipynb #4a67fd31
+# %% ../nbs/62_run.ipynb #ad7eeb90
 def load_corpus(
     cfg:dict, # Checked
 )->Corpus: # Split
@@ -68,10 +69,9 @@ def make_augment(cfg:dict)->Augment|None:
 
 def mask_features(cfg:dict):
     "The part of it that changes features, as the loaders call it"
-    augment,seed = make_augment(cfg),cfg['seed']
-    if augment is None or not augment.masks: return None
-    def _mask(feats, epoch, i): feats.copy_(augment.spec(feats, np.random.default_rng((seed, epoch, i, 1))))
-    return _mask
+    augment = make_augment(cfg)
+    return partial(_mask, augment, cfg['seed']) if augment is not None and augment.masks else None
+def _mask(augment, seed, feats, epoch, i): feats.copy_(augment.spec(feats, np.random.default_rng((seed, epoch, i, 1))))
 
 def extract_features(
     source:str|Path, # A YAML file, or the name of a packaged config; only its blocks `data` and `features` matter
@@ -81,7 +81,9 @@ def extract_features(
 )->FeatureStore:
     "Extract once, train many times: the command `features`"
     cfg = load_config(source, changes)
-    return fill_store(cfg, load_corpus(cfg), out, sys.stderr.isatty() if progress is None else progress)
+    corpus = Corpus.load(cfg['data']['corpus'], cfg['data']['rename'])
+    if len(corpus) > 1: corpus = corpus.with_split(cfg['data']['valid'], cfg['seed'])
+    return fill_store(cfg, corpus, out, sys.stderr.isatty() if progress is None else progress)
 
 def tell_problems(
     problems:dict, # Recording -> reason
@@ -124,7 +126,7 @@ def _fit(learn, epochs, progress):
     learn.logger = lambda row: print_row(learn.recorder.metric_names, row)
     with nullcontext() if progress else learn.no_bar(): learn.fit(epochs)
 
-# %% ../nbs/62_run.ipynb #b4510f58
+# %% ../nbs/62_run.ipynb #072395d8
 def train_run(
     source:str|Path, # A YAML file, or the name of a packaged config
     out:str|Path, # Run folder to make
@@ -145,8 +147,8 @@ def train_run(
         store = LiveFeatures(corpus, make_features(cfg), make_augment(cfg), cfg['seed']) if cfg['data']['live'] else open_store(cfg, corpus, cfg['data']['store'] or out/'features', progress)
         learn = run_learner(cfg, store, out)
     except QuantizerError:
-        for o in out.iterdir() if out.exists() else (): shutil.rmtree(o) if o.is_dir() else o.unlink()
-        if made is not None: shutil.rmtree(made, ignore_errors=True)
+        for o in [out.absolute(), *out.absolute().parents] if made is not None else (): # features that are there stay
+            if o.is_relative_to(made) and o.is_dir() and not any(o.iterdir()): o.rmdir()
         raise
     with atomic_path(out/'config.yaml') as tmp: tmp.write_text(yaml.safe_dump(cfg, sort_keys=False))
     tell_problems(corpus.problems | store.problems, len(corpus)+len(corpus.problems))
@@ -163,7 +165,7 @@ def train_run(
     except FloatingPointError as e: raise QuantizerError(f"training diverged in epoch {learn.epoch} ({e}): try a lower train.lr; the best checkpoint before it is {out/'checkpoints'/'best'}") from None
     return report_run(out, cfg, corpus, store, *_finish())
 
-# %% ../nbs/62_run.ipynb #551cf27f
+# %% ../nbs/62_run.ipynb #ccdca44c
 def report_run(
     out:Path, # Run folder
     cfg:dict,
@@ -176,6 +178,7 @@ def report_run(
     usable = set(store.index.id)
     valid = corpus.select([i for i in range(len(corpus)) if corpus.id(i) in usable]).part('valid')
     measures = {'this run':evaluate(tokenizer, valid)}
+    valid = valid.select([i for i in range(len(valid)) if valid.id(i) not in measures['this run']['problems']]) # live features: damage shows when it is read
     base = kmeans_baseline(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed']) if tokenizer.num_codebooks == 1 else None
     if base: measures['k-means'] = base
     measures['this run'] |= dict(epoch=state['epoch'], step=state['step'])

@@ -80,3 +80,35 @@ def test_held_batches_stay():
     copy = part.clone()
     for _ in dl: pass
     assert torch.equal(part, copy)
+
+def test_crops_reach_everywhere():
+    "Over the epochs a crop begins at every frame where it can; seeds and epochs differ"
+    def starts(seed, epochs): return [int(Crops(Pieces([0], [22], 99), 1, 20, seed).batch(e, 0)[1][0]) for e in range(epochs)]
+    assert set(starts(0, 60)) == {0,1,2}
+    assert starts(0, 30) != starts(1, 30)
+
+def test_epochs_differ():
+    "Buckets and packed rows put other recordings together in each epoch, whatever was asked before"
+    frames = np.random.default_rng(0).integers(100, 110, 64)
+    for make in (lambda: Buckets(Pieces(range(64), frames, 999), 8, 10**6, jitter=0.1), lambda: Packed(Pieces(range(64), frames, 999), 8, 120, 8)):
+        plan = make()
+        def groups(plan, epoch): return {frozenset(plan.batch(epoch, s)[0].tolist()) for s in range(len(plan))}
+        a,b = groups(plan, 0),groups(plan, 1)
+        assert a != b and groups(plan, 0) == a and groups(make(), 1) == b
+    order = [Buckets(Pieces(range(64), frames, 999), 8, 10**6, seed=s).batch(0, 0)[0].tolist() for s in (0,1)]
+    assert order[0] != order[1]
+
+def test_augment():
+    "Training recordings are changed in their own rows, validation is not; a recording that could not be read is masked"
+    def add(feats, epoch, i): feats += 1000*(i+1)
+    dls = feature_loaders(Ramp([5,9,12,30]), 4, 2., augment=add)
+    for batching in ('crops','buckets','packed'):
+        for feats,mask,ids in feature_loaders(Ramp([5,9,12,30]), 4, 2., batching=batching, longest_s=4., gap=4, augment=add).train:
+            rows = ids[mask] if ids.ndim == 2 else ids[:,None].expand_as(mask)[mask]
+            assert torch.equal(feats[mask][:,0].long(), rows+1000*(rows+1)) and not feats[~mask].any()
+    for feats,mask,ids in dls.valid: assert feats[mask].max() < 100
+    class Broken(Ramp):
+        def read_into(self, out, at, items, starts, lengths, epoch=0):
+            super().read_into(out, at, items, starts, lengths)
+            return [0 if i == 2 else n for i,n in zip(items, lengths)]
+    for _,mask,ids in feature_loaders(Broken([5,9,12,30]), 4, 2.).train: assert mask[ids == 2].sum() == 0 and all(mask[ids == i].any() for i in (0,1,3))

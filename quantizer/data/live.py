@@ -7,9 +7,9 @@ Docs: https://quantizer-dev.github.io/quantizer/data/live.html.md"""
 # %% auto #0
 __all__ = ['LiveFeatures']
 
-# %% ../../nbs/data/13c_live.ipynb #864bb5e6
+# %% ../../nbs/data/13c_live.ipynb #7587414c
 import math, warnings
-from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -17,11 +17,11 @@ from ..core import QuantizerError, name_file
 from .audio import load_audio
 from .augment import Augment
 from .corpus import Corpus
-from .extract import recording_samples
+from .extract import in_threads, recording_samples
 from .features import FeatureExtractor
 from .store import frame_stats
 
-# %% ../../nbs/data/13c_live.ipynb #7bf8c684
+# %% ../../nbs/data/13c_live.ipynb #e590c7bd
 class LiveFeatures:
     "Features of a corpus, computed when they are read"
     def __init__(self,
@@ -35,9 +35,9 @@ class LiveFeatures:
         def _samples(i):
             try: return recording_samples(corpus, i, extractor.sample_rate)
             except QuantizerError as e:
-                self.problems[ids[i]] = name_file(e, corpus.source(i))
+                self.problems[ids[i]] = name_file(e, corpus.file(i))
                 return 0
-        with ThreadPoolExecutor(4) as pool: samples = np.array(list(pool.map(_samples, range(len(corpus)))), dtype=np.int64)
+        samples = np.array(in_threads(_samples, np.arange(len(corpus))), dtype=np.int64)
         if not samples.any(): raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(self.problems.values()))}")
         self.corpus,self.samples = corpus.select(samples > 0),samples[samples > 0]
         self.ids = ids[samples > 0]
@@ -45,7 +45,7 @@ class LiveFeatures:
         self.dim,self.frame_rate,self.dtype = extractor.dim,extractor.frame_rate,np.dtype('float32')
     def __len__(self): return len(self.corpus)
     def __repr__(self): return f"LiveFeatures({self.corpus.name}: {len(self):,} recordings, {int(self.frames.sum()):,} frames of {self.extractor.name})"
-    @property
+    @cached_property
     def index(self)->pd.DataFrame:
         "Id, speaker, text and split of each recording"
         return self.corpus.df.assign(id=self.ids)
@@ -54,7 +54,7 @@ class LiveFeatures:
         return np.flatnonzero(self.corpus.df.split == split)
     def close(self): pass
 
-# %% ../../nbs/data/13c_live.ipynb #39319429
+# %% ../../nbs/data/13c_live.ipynb #41b21dea
 @patch
 def _span(self:LiveFeatures, i, start, n, epoch):
     "`(n,D)` frames of recording `i` from `start` on; fewer if the augmented sound is shorter"
@@ -77,8 +77,8 @@ def read_into(self:LiveFeatures, out, at, items, starts, lengths, epoch=0)->list
     for to,i,start,n in zip(*(np.asarray(o).tolist() for o in (at, items, starts, lengths))):
         try: x = self._span(i, start, n, epoch).numpy()
         except QuantizerError as e:
-            if self.ids[i] not in self.problems: warnings.warn(name_file(e, self.corpus.source(i)))
-            self.problems[self.ids[i]],x = name_file(e, self.corpus.source(i)),out[:0]
+            if self.ids[i] not in self.problems: warnings.warn(name_file(e, self.corpus.file(i)))
+            self.problems[self.ids[i]],x = name_file(e, self.corpus.file(i)),out[:0]
         out[to:to+len(x)],out[to+len(x):to+n] = x,0
         got.append(len(x))
     return got

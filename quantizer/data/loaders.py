@@ -140,26 +140,26 @@ class Buckets:
         i = order[self.edges[step]:self.edges[step+1]]
         return p.items[i],p.starts[i],p.lengths[i],None
 
-# %% ../../nbs/data/14_loaders.ipynb #6b7004ef
+# %% ../../nbs/data/14_loaders.ipynb #c2dc381b
 class Packed:
     "Rows filled with several pieces"
     def __init__(self,
         pieces:Pieces, # None longer than `row`
         batch_size:int, # Rows in a batch, of all ranks together
-        row:int, # Frames in a row
+        row:int, # Frames in a row; up to the next multiple of `gap`
         gap:int, # Frames between pieces, and what their places are multiples of
         seed:int=0,
     ):
         self.pieces,self.seed = pieces,seed
         slots = -(-pieces.lengths//gap)+1 # with the gap behind it
-        free,rows = {},[] # pieces by the slots that they need
+        full,free,rows = -(-row//gap)+1,{},[] # slots of a row, pieces by the slots that they need
         for i in np.argsort(slots, kind='stable').tolist(): free.setdefault(int(slots[i]), []).append(i)
         sizes = sorted(free)
         while sizes:
-            room,members = row//gap+1,[]
+            room,members = full,[]
             while k := int(np.searchsorted(sizes, room, 'right')):
                 s = sizes[k-1]
-                members.append((free[s].pop(), (row//gap+1-room)*gap))
+                members.append((free[s].pop(), (full-room)*gap))
                 if not free[s]: sizes.pop(k-1)
                 room -= s
             if not members: raise ValueError(f"a piece of {pieces.lengths.max()} frames in rows of {row}")
