@@ -126,7 +126,7 @@ def _fit(learn, epochs, progress):
     learn.logger = lambda row: print_row(learn.recorder.metric_names, row)
     with nullcontext() if progress else learn.no_bar(): learn.fit(epochs)
 
-# %% ../nbs/62_run.ipynb #072395d8
+# %% ../nbs/62_run.ipynb #de80ed56
 def train_run(
     source:str|Path, # A YAML file, or the name of a packaged config
     out:str|Path, # Run folder to make
@@ -137,8 +137,8 @@ def train_run(
     cfg,out = load_config(source, changes),Path(out)
     if (out/'config.yaml').exists(): raise QuantizerError(f"{out}: holds a run already; name another folder, or remove this one")
     if out.exists() and (not out.is_dir() or {o.name for o in out.iterdir()}-{'features'}): raise QuantizerError(f"{out}: exists and is not empty; name another folder")
-    for k in ('corpus','store'):
-        if cfg['data'][k] not in ('sample',None) and '://' not in cfg['data'][k]: cfg['data'][k] = str(Path(cfg['data'][k]).absolute())
+    for block,k in ((cfg['data'],'corpus'),(cfg['data'],'store'),((cfg['data']['augment'] or {}).get('noise') or {},'folder')):
+        if block.get(k) not in ('sample',None) and '://' not in block[k]: block[k] = str(Path(block[k]).absolute())
     if progress is None: progress = sys.stdout.isatty()
     corpus = load_corpus(cfg)
     made = next((o for o in [*reversed(out.absolute().parents), out] if not o.exists()), None) # the first folder that is ours

@@ -63,7 +63,7 @@ class Tokenizer:
     def __repr__(self):
         return f"Tokenizer({self.config['features']['name']} + {self.config['model']['quantizer']['name']}: {self.num_codebooks} x {self.codebook_size:,} codes at {self.token_rate:g} Hz, {self.fingerprint})"
 
-# %% ../nbs/60_tokenizer.ipynb #fe4862e2
+# %% ../nbs/60_tokenizer.ipynb #f22d9191
 @patch
 def waveform(self:Tokenizer,
     audio, # A path, or a waveform `(S,)`
@@ -86,8 +86,9 @@ def features(self:Tokenizer,
 )->tuple[Tensor,Tensor]: # `(B,T,D)` and the mask `(B,T)`
     "The features that are encoded"
     wavs = [self.waveform(o, sr) for o in (audio if isinstance(audio, list) else [audio])]
-    batch,mask = pad_batch(wavs)
-    try: return self.extractor(batch.to(self.device), mask.sum(1).to(self.device))
+    batch,lengths = wavs[0][None],None # no copy of an hour
+    if len(wavs) > 1: batch,mask = pad_batch(wavs); lengths = mask.sum(1).to(self.device)
+    try: return self.extractor(batch.to(self.device), lengths)
     except QuantizerError as e: raise QuantizerError(f"{audio}: {e}" if isinstance(audio, (str,Path)) else str(e)) from None
 
 @patch

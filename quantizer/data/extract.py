@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/data/extract.html.md"""
 __all__ = ['recording_samples', 'long_frames', 'length_batches', 'extract_shard', 'in_threads', 'plan_shards', 'run_processes',
            'run_ray', 'build_store']
 
-# %% ../../nbs/data/13b_extract.ipynb #a603765b
+# %% ../../nbs/data/13b_extract.ipynb #e4e4305f
 import fcntl, math, multiprocessing, os, signal, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from ..core import QuantizerError, name_file, pad_batch
+from ..core import QuantizerError, name_file, pad_batch, printable
 from .audio import load_audio, probe
 from .corpus import Corpus
 from .features import FeatureExtractor
@@ -43,7 +43,7 @@ def long_frames(
         x = extractor(load_audio(corpus.source(i), sr, start+lo/sr, (hi-lo)/sr)[None].to(device))[0][0]
         yield x[drop:drop+keep].cpu()
 
-# %% ../../nbs/data/13b_extract.ipynb #5c35354b
+# %% ../../nbs/data/13b_extract.ipynb #3671a56c
 def length_batches(
     seconds, # Of each recording
     batch_s:float, # Seconds in a batch, padding included; 0 gives one at a time, in order
@@ -61,6 +61,7 @@ def _load(corpus, extractor, i, seconds):
     "Waveform of recording `i`, its number of samples if it is long, or what is wrong with it"
     try: return recording_samples(corpus, i, extractor.sample_rate) if seconds > extractor.window_s else corpus.audio(i, extractor.sample_rate)
     except QuantizerError as e: return e
+    except Exception as e: return QuantizerError(f"{printable(corpus.file(i))}: could not be decoded ({type(e).__name__}: {' '.join(str(e).split())[:200]})") # there is no end to what decoders raise
 
 def _ahead(pool, load, batches):
     "Batches with what `load` gives for each of their recordings, one batch ahead if there is a pool"
@@ -110,7 +111,7 @@ def extract_shard(
     if pool: pool.shutdown()
     return number
 
-# %% ../../nbs/data/13b_extract.ipynb #313dceed
+# %% ../../nbs/data/13b_extract.ipynb #b3f98556
 def in_threads(
     f, # Called with each of `items`
     items, # Numbers
@@ -123,7 +124,7 @@ def _seconds(corpus):
     res = corpus.df.duration_s.to_numpy(float, copy=True)
     def _probe(i):
         try: return recording_samples(corpus, i, 1000)/1000
-        except QuantizerError: return 0.
+        except Exception: return 0. # what is wrong is told when it is its turn
     at = np.flatnonzero(np.isnan(res))
     res[at] = in_threads(_probe, at)
     return res
