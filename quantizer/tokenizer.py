@@ -63,7 +63,7 @@ class Tokenizer:
     def __repr__(self):
         return f"Tokenizer({self.config['features']['name']} + {self.config['model']['quantizer']['name']}: {self.num_codebooks} x {self.codebook_size:,} codes at {self.token_rate:g} Hz, {self.fingerprint})"
 
-# %% ../nbs/60_tokenizer.ipynb #f22d9191
+# %% ../nbs/60_tokenizer.ipynb #2ffbe3e6
 @patch
 def waveform(self:Tokenizer,
     audio, # A path, or a waveform `(S,)`
@@ -86,9 +86,13 @@ def features(self:Tokenizer,
 )->tuple[Tensor,Tensor]: # `(B,T,D)` and the mask `(B,T)`
     "The features that are encoded"
     wavs = [self.waveform(o, sr) for o in (audio if isinstance(audio, list) else [audio])]
-    batch,lengths = wavs[0][None],None # no copy of an hour
-    if len(wavs) > 1: batch,mask = pad_batch(wavs); lengths = mask.sum(1).to(self.device)
-    try: return self.extractor(batch.to(self.device), lengths)
+    try:
+        if len(wavs) > 1:
+            batch,mask = pad_batch(wavs)
+            return self.extractor(batch.to(self.device), mask.sum(1).to(self.device))
+        parts = [self.extractor(wavs[0][None,lo:hi].to(self.device))[0][:,drop:drop+keep] for lo,hi,drop,keep in self.extractor.windows(len(wavs[0]))]
+        feats = torch.cat(parts, 1)
+        return feats,torch.ones(feats.shape[:2], dtype=torch.bool, device=feats.device)
     except QuantizerError as e: raise QuantizerError(f"{audio}: {e}" if isinstance(audio, (str,Path)) else str(e)) from None
 
 @patch

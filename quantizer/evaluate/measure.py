@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/measure.html.md"""
 # %% auto #0
 __all__ = ['MEASURES', 'evaluate', 'kmeans_baseline']
 
-# %% ../../nbs/evaluate/43_measure.ipynb #23909de8
+# %% ../../nbs/evaluate/43_measure.ipynb #05408cc7
 import numpy as np, torch
 from torch import Tensor
 from ..core import QuantizerError, name_file
@@ -16,6 +16,7 @@ from ..data.store import FeatureStore
 from .health import codebook_health, count_codes, verdict
 from .phonetic import word_purity
 from .signal import NRE
+from ..models.autoencoder import LONG
 from ..quantizers.search import kmeans, nearest
 from ..tokenizer import Tokenizer
 
@@ -38,7 +39,7 @@ def _describe(codes, words, nre, codebook_sizes, token_rate):
     purity = dict(zip(('word_purity','word_purity_chance'), word_purity([codes[i][:,0] for i in single], [words[i] for i in single]) if len({words[i] for i in single}) > 1 else (None,None)))
     return dict(nre=nre, **health, token_rate=token_rate, **purity, verdict=verdict(health), recordings=len(codes), counts=counts.tolist())
 
-# %% ../../nbs/evaluate/43_measure.ipynb #e398248c
+# %% ../../nbs/evaluate/43_measure.ipynb #ad7d3b35
 @torch.no_grad()
 def evaluate(
     tokenizer:Tokenizer,
@@ -53,7 +54,7 @@ def evaluate(
             problems[corpus.id(i)] = name_file(e, corpus.file(i))
             continue
         c = m.encode(feats, mask)
-        nre.add(m.normalise(feats), m.normalise(m.decode(c, mask)), mask)
+        for x,y,k in zip(feats.split(LONG, 1), m.decode(c, mask).split(LONG, 1), mask.split(LONG, 1)): nre.add(m.normalise(x), m.normalise(y), k)
         codes.append(c[0].cpu())
         words.append(corpus.df.text[i])
     if not codes: raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(problems.values()))}")

@@ -46,7 +46,7 @@ def _blocks(n, width, kernel, dropout):
     if kernel % 2 == 0: raise QuantizerError(f"kernel is {kernel}: expected an odd number")
     return nn.ModuleList([ConvBlock(width, kernel, dropout) for _ in range(n)])
 
-# %% ../../nbs/models/30_backbones.ipynb #0f9ece2d
+# %% ../../nbs/models/30_backbones.ipynb #85c478e0
 @ENCODERS.register('conv')
 class ConvEncoder(nn.Module):
     "Residual convolutions, `downsample` frames to a vector"
@@ -61,7 +61,8 @@ class ConvEncoder(nn.Module):
     ):
         super().__init__()
         check_range(1, math.inf, downsample=downsample)
-        self.downsample,self.reach = downsample,kernel//2*downsample # frames that a layer sees to each side
+        self.downsample,self.reach = downsample,kernel//2*downsample # frames that a layer sees to each side, and all of them together:
+        self.context = (2*blocks+1)*self.reach
         self.before = _blocks(blocks, width, kernel, dropout)
         self.inp = nn.Conv1d(dim_in, width, kernel, padding=kernel//2)
         self.down = nn.Conv1d(width, width, downsample, downsample)
@@ -82,7 +83,7 @@ class ConvEncoder(nn.Module):
         for b in self.after: h = b(h, m)
         return (self.out(h)*m).mT, mask
 
-# %% ../../nbs/models/30_backbones.ipynb #32ef9762
+# %% ../../nbs/models/30_backbones.ipynb #0cbf20bb
 @DECODERS.register('conv')
 class ConvDecoder(nn.Module):
     "Residual convolutions, a vector to `upsample` frames"
@@ -97,6 +98,7 @@ class ConvDecoder(nn.Module):
     ):
         super().__init__()
         self.reach = kernel//2*upsample
+        self.context = (2*blocks+1)*self.reach
         self.before = _blocks(blocks, width, kernel, dropout)
         self.inp = nn.Conv1d(dim_in, width, kernel, padding=kernel//2)
         self.up = nn.ConvTranspose1d(width, width, upsample, upsample)
