@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/run.html.md"""
 __all__ = ['load_corpus', 'open_store', 'fill_store', 'make_augment', 'mask_features', 'extract_features', 'tell_problems',
            'run_learner', 'print_row', 'train_run', 'report_run']
 
-# %% ../nbs/62_run.ipynb #e402449b
+# %% ../nbs/62_run.ipynb #15299e2c
 import json, sys
 from contextlib import nullcontext
 from functools import partial
@@ -19,10 +19,12 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from .config import load_config, make_features
 from .core import QuantizerError, atomic_path
+from .data.audio import is_url
 from .data.augment import Augment
 from .data.corpus import Corpus
 from .data.loaders import feature_loaders
 from .data.extract import build_store
+from .data.features import FeatureExtractor
 from .data.live import LiveFeatures
 from .data.store import FeatureStore, is_finished
 from .evaluate.measure import evaluate, kmeans_baseline
@@ -34,7 +36,7 @@ from .train.learner import quantizer_learner
 from .train.logging import RunLog
 from .train.schedule import Anneal, anneal, lr_scheduler
 
-# %% ../nbs/62_run.ipynb #ad7eeb90
+# %% ../nbs/62_run.ipynb #b94e7a8a
 def load_corpus(
     cfg:dict, # Checked
 )->Corpus: # Split
@@ -49,17 +51,17 @@ def open_store(
     progress:bool=True, # Show a bar
 )->FeatureStore:
     "The feature store of a run, made or finished if it is not"
-    extractor,verify = make_features(cfg),cfg['data']['verify'] and is_finished(path)
-    if not is_finished(path): fill_store(cfg, corpus, path, progress)
+    extractor,finished = make_features(cfg),is_finished(path)
+    if not finished: fill_store(cfg, corpus, extractor, path, progress)
     store = FeatureStore(path, extractor.identity, corpus)
     if str(store.dtype) != cfg['data']['dtype']: raise QuantizerError(f"{path}: holds {store.dtype}, and 'data.dtype' is {cfg['data']['dtype']}; name another store, or remove this one")
-    if verify and (bad := store.verify()): raise QuantizerError(f"{path}: {len(bad)} of its recordings are damaged (the first: {bad[0]}); remove the store, and extract it again")
+    if finished and cfg['data']['verify'] and (bad := store.verify()): raise QuantizerError(f"{path}: {len(bad)} of its recordings are damaged (the first: {bad[0]}); remove the store, and extract it again")
     return store
 
-def fill_store(cfg:dict, corpus:Corpus, path:str|Path, progress:bool=True)->FeatureStore:
+def fill_store(cfg:dict, corpus:Corpus, extractor:FeatureExtractor, path:str|Path, progress:bool=True)->FeatureStore:
     "Extract what a store does not have yet of a corpus, as a config says"
     how = dict(cfg['data']['extract'])
-    try: extractor = make_features(cfg).to(torch.device(how.pop('device')))
+    try: extractor = extractor.to(torch.device(how.pop('device')))
     except (RuntimeError, AssertionError) as e: raise QuantizerError(f"'data.extract.device' is '{cfg['data']['extract']['device']}': it cannot be used here ({str(e).splitlines()[0][:100]})") from None
     return build_store(corpus, extractor, path, cfg['data']['dtype'], progress=progress, **how)
 
@@ -83,7 +85,7 @@ def extract_features(
     cfg = load_config(source, changes)
     corpus = Corpus.load(cfg['data']['corpus'], cfg['data']['rename'])
     if len(corpus) > 1: corpus = corpus.with_split(cfg['data']['valid'], cfg['seed'])
-    return fill_store(cfg, corpus, out, sys.stderr.isatty() if progress is None else progress)
+    return fill_store(cfg, corpus, make_features(cfg), out, sys.stderr.isatty() if progress is None else progress)
 
 def tell_problems(
     problems:dict, # Recording -> reason
@@ -126,7 +128,7 @@ def _fit(learn, epochs, progress):
     learn.logger = lambda row: print_row(learn.recorder.metric_names, row)
     with nullcontext() if progress else learn.no_bar(): learn.fit(epochs)
 
-# %% ../nbs/62_run.ipynb #de80ed56
+# %% ../nbs/62_run.ipynb #da5912aa
 def train_run(
     source:str|Path, # A YAML file, or the name of a packaged config
     out:str|Path, # Run folder to make
@@ -138,7 +140,7 @@ def train_run(
     if (out/'config.yaml').exists(): raise QuantizerError(f"{out}: holds a run already; name another folder, or remove this one")
     if out.exists() and (not out.is_dir() or {o.name for o in out.iterdir()}-{'features'}): raise QuantizerError(f"{out}: exists and is not empty; name another folder")
     for block,k in ((cfg['data'],'corpus'),(cfg['data'],'store'),((cfg['data']['augment'] or {}).get('noise') or {},'folder')):
-        if block.get(k) not in ('sample',None) and '://' not in block[k]: block[k] = str(Path(block[k]).absolute())
+        if block.get(k) not in ('sample',None) and not is_url(block[k]): block[k] = str(Path(block[k]).absolute())
     if progress is None: progress = sys.stdout.isatty()
     corpus = load_corpus(cfg)
     made = next((o for o in [*reversed(out.absolute().parents), out] if not o.exists()), None) # the first folder that is ours

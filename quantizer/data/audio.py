@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/data/audio.html.md"""
 
 # %% auto #0
 __all__ = ['AUDIO_SUFFIXES', 'CODEC_SUFFIXES', 'MAX_HOURS', 'MAX_UNPACKED', 'MAX_RATIO', 'AudioBytes', 'is_url', 'open_binary',
-           'AudioInfo', 'probe', 'load_audio', 'levels']
+           'AudioInfo', 'probe', 'span_samples', 'load_audio', 'levels']
 
 # %% ../../nbs/data/10_audio.ipynb #5bc2af0f
 import io, math, os
@@ -189,7 +189,18 @@ def _mono(r, start, n, name):
     if not np.isfinite(x).all(): raise QuantizerError(f"{name}: holds NaN or infinite samples")
     return torch.from_numpy(x)
 
-# %% ../../nbs/data/10_audio.ipynb #36517373
+# %% ../../nbs/data/10_audio.ipynb #3841e4db
+def span_samples(
+    sample_rate:int, # Of the file
+    samples:int, # That it has
+    start_s:float=0., # Where the span begins, in seconds
+    duration_s:float|None=None, # How long it is, in seconds; `None` for the rest of the file
+)->tuple[int,int]: # First sample, and the one behind the last
+    "Where a span lies in a file; one that ends within 10 ms of the file's end goes to its end"
+    start,end = round(start_s*sample_rate),samples
+    if duration_s is not None and abs(start_s+duration_s-samples/sample_rate) > 0.01: end = round((start_s+duration_s)*sample_rate)
+    return start,end
+
 def load_audio(
     src:str|Path|AudioBytes, # A file, an address, or bytes
     sample_rate:int|None=16000, # Resample to this; `None` keeps the file's own rate
@@ -200,8 +211,7 @@ def load_audio(
     name = printable(str(src))
     with _reader(src) as r:
         sr,total = r.samplerate,r.frames
-        start,end = round(start_s*sr),total
-        if duration_s is not None and abs(start_s+duration_s-total/sr) > 0.01: end = round((start_s+duration_s)*sr)
+        start,end = span_samples(sr, total, start_s, duration_s)
         if total == 0: raise QuantizerError(f"{name}: holds no samples")
         if not 0 <= start < end <= total: raise QuantizerError(f"{name}: the span from {start_s:g} s to {end/sr:g} s is not inside its {total/sr:g} s")
         if sample_rate in (None, sr): return _mono(r, start, end-start, name)

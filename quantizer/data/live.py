@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/data/live.html.md"""
 # %% auto #0
 __all__ = ['LiveFeatures']
 
-# %% ../../nbs/data/13c_live.ipynb #7587414c
+# %% ../../nbs/data/13c_live.ipynb #2c95e39a
 import math, warnings
 from functools import cached_property
 import numpy as np, pandas as pd, torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from ..core import QuantizerError, name_file
 from .audio import load_audio
 from .augment import Augment
-from .corpus import Corpus
-from .extract import in_threads, recording_samples
+from .corpus import Corpus, in_threads
+from .extract import recording_samples
 from .features import FeatureExtractor
 from .store import frame_stats
 
@@ -54,7 +54,7 @@ class LiveFeatures:
         return np.flatnonzero(self.corpus.df.split == split)
     def close(self): pass
 
-# %% ../../nbs/data/13c_live.ipynb #41b21dea
+# %% ../../nbs/data/13c_live.ipynb #e208c514
 @patch
 def _span(self:LiveFeatures, i, start, n, epoch):
     "`(n,D)` frames of recording `i` from `start` on; fewer if the augmented sound is shorter"
@@ -77,8 +77,8 @@ def read_into(self:LiveFeatures, out, at, items, starts, lengths, epoch=0)->list
     for to,i,start,n in zip(*(np.asarray(o).tolist() for o in (at, items, starts, lengths))):
         try: x = self._span(i, start, n, epoch).numpy()
         except QuantizerError as e:
-            if self.ids[i] not in self.problems: warnings.warn(name_file(e, self.corpus.file(i)))
-            self.problems[self.ids[i]],x = name_file(e, self.corpus.file(i)),out[:0]
+            why,x = name_file(e, self.corpus.file(i)),out[:0]
+            if self.problems.setdefault(self.ids[i], why) is why: warnings.warn(why) # the first time
         out[to:to+len(x)],out[to+len(x):to+n] = x,0
         got.append(len(x))
     return got
@@ -93,5 +93,4 @@ def read(self:LiveFeatures, i:int, start:int=0, frames:int|None=None)->Tensor: #
 @patch
 def mean_std(self:LiveFeatures, items=None, most:int=500)->tuple[Tensor,Tensor]: # `(D,)` each
     "As `FeatureStore.mean_std`, from fewer recordings"
-    items = np.arange(len(self)) if items is None else np.asarray(items)
-    return frame_stats(self.read(i) for i in items[np.linspace(0, len(items)-1, min(len(items), most)).astype(int)].tolist())
+    return frame_stats(self, items, most)

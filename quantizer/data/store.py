@@ -9,7 +9,7 @@ __all__ = ['FORMAT', 'MAX_OPEN', 'DTYPES', 'Folder', 'Shard', 'write_shard', 'st
            'check_settings', 'read_index', 'finished_shard', 'commit_store', 'sweep_store', 'FeatureStore',
            'source_columns', 'find_recordings', 'frame_stats']
 
-# %% ../../nbs/data/13_store.ipynb #c5966207
+# %% ../../nbs/data/13_store.ipynb #f6cdab2e
 import io, json, os, tempfile, zlib
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,13 +18,14 @@ import fsspec, numpy as np, pandas as pd, torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..core import QuantizerError, atomic_path, fingerprint
+from .audio import is_url
 from .corpus import Corpus
 
-# %% ../../nbs/data/13_store.ipynb #0caf755b
+# %% ../../nbs/data/13_store.ipynb #e02a7135
 class Folder:
     "Files of one folder, on this machine or where an fsspec address leads"
     def __init__(self, path:str|Path):
-        self.path,self.local = str(path),'://' not in str(path)
+        self.path,self.local = str(path),not is_url(path)
         try: self.fs,self.root = fsspec.core.url_to_fs(self.path)
         except (ValueError, ImportError) as e: raise QuantizerError(f"{path}: no such address can be opened ({str(e).splitlines()[0]})") from None
     def file(self, name:str)->str: return f'{self.root}/{name}'
@@ -188,7 +189,7 @@ def sweep_store(folder:Folder, manifest:dict):
 
 def _generation(manifest): return int(manifest['index']['file'][6:-8]) if manifest['index'] else 0
 
-# %% ../../nbs/data/13_store.ipynb #c52502fe
+# %% ../../nbs/data/13_store.ipynb #73c7abd2
 class FeatureStore:
     "Features on disk, read in place"
     def __init__(self,
@@ -199,21 +200,21 @@ class FeatureStore:
         self.path,self.folder,self._files = path,Folder(path),{}
         self.manifest = m = read_manifest(self.folder)
         if expect: check_settings(self.folder, m, expect)
-        at = read_index(self.folder, m, ['shard','offset','frames','crc32'])
+        at = read_index(self.folder, m, ['shard','offset','frames','crc32', *(['id','size','duration_s'] if corpus is not None else [])])
         for o,size in m['shards'].items():
             if not self.folder.has(o): raise QuantizerError(f"{self.folder.file(o)}: missing")
             if (has := self.folder.size(o)) != size: raise QuantizerError(f"{self.folder.file(o)}: {has:,} bytes long, {size:,} expected")
         self.dim,self.dtype,self.frame_rate = m['dim'],np.dtype(m['dtype']),m['frame_rate']
         self.corpus,self.used,self.rows = corpus,None,np.flatnonzero(at.shard >= 0)
-        if corpus is not None: self.used,self.rows = self._find(corpus, at.shard.to_numpy())
+        if corpus is not None: self.used,self.rows = self._find(corpus, at)
         self.shards,self.offsets,self.frames,self.crcs = (at[k].to_numpy()[self.rows] for k in ('shard','offset','frames','crc32'))
-    def _find(self, corpus, shards):
+    def _find(self, corpus, index):
         "Which recordings of `corpus` can be used, and their rows"
-        rows = find_recordings(read_index(self.folder, self.manifest, ['id','size','duration_s']), corpus, 10_000)
+        rows = find_recordings(index, corpus, 10_000)
         if (lacks := rows < 0).any():
             raise QuantizerError(f"{self.path}: has not {lacks.sum():,} of the {len(corpus):,} recordings of {corpus.name}, or they have changed (the first: {corpus.ids[lacks][0]}); "
                 "extract them with 'quantizer features', or name another store")
-        used = np.flatnonzero(shards[rows] >= 0)
+        used = np.flatnonzero(index.shard.to_numpy()[rows] >= 0)
         return used,rows[used]
     @cached_property
     def index(self)->pd.DataFrame:
@@ -311,24 +312,23 @@ def verify(self:FeatureStore)->list[str]: # Ids of damaged recordings
         except QuantizerError: bad.append(self.index.id[i])
     return bad
 
-# %% ../../nbs/data/13_store.ipynb #dc143026
+# %% ../../nbs/data/13_store.ipynb #6121b5e2
 def frame_stats(
-    xs, # `(T,D)` frames of recordings, one after the other
+    source, # A `FeatureStore`, or what reads like one
+    items=None, # Recordings to use; all by default
+    most:int=20_000, # Read so many of them at most, evenly spread
 )->tuple[Tensor,Tensor]: # `(D,)` each
-    "Mean and standard deviation of every feature value over all frames; raises `QuantizerError` where there are none"
+    "Mean and standard deviation of every feature value over the frames of `items`; raises `QuantizerError` where there are none"
+    items = np.arange(len(source)) if items is None else np.asarray(items)
     n,s,ss = 0,0.,0.
-    for x in xs:
-        x = x.double()
+    for i in items[np.linspace(0, len(items)-1, min(len(items), most)).astype(int)].tolist():
+        x = source.read(i).double()
         n,s,ss = n+len(x),s+x.sum(0),ss+(x*x).sum(0)
     if not n: raise QuantizerError('none of the training recordings has a frame')
     mean = s/n
     return mean.float(), (ss/n-mean**2).clamp(min=1e-10).sqrt().float()
 
 @patch
-def mean_std(self:FeatureStore,
-    items=None, # Recordings to use; all by default
-    most:int=20_000, # Read so many of them at most, evenly spread
-)->tuple[Tensor,Tensor]: # `(D,)` each
-    "Mean and standard deviation of every feature value over the frames of `items`"
-    items = np.arange(len(self)) if items is None else np.asarray(items)
-    return frame_stats(self.read(i) for i in items[np.linspace(0, len(items)-1, min(len(items), most)).astype(int)])
+def mean_std(self:FeatureStore, items=None, most:int=20_000)->tuple[Tensor,Tensor]: # `(D,)` each
+    "`frame_stats` of the store"
+    return frame_stats(self, items, most)
