@@ -33,6 +33,7 @@ from .quantizers.residual import *
 from .quantizers.operations import *
 from .quantizers.contract import *
 from .models.backbones import *
+from .models.transformer import *
 from .models.losses import *
 from .models.autoencoder import *
 from .tokenizer import *
@@ -42,12 +43,19 @@ from .evaluate.phonetic import *
 from .evaluate.measure import *
 from .evaluate.report import *
 from .train.schedule import *
+from .train.distributed import *
 from .train.health import *
 from .train.logging import *
+from .train.loggers import *
 from .train.checkpoint import *
+from .train.step import *
+from .train.resume import *
+from .train.profile import *
 from .train.learner import *
 from .config import *
+from .build import *
 from .run import *
+from .watch import *
 
 # %% ../nbs/64_all.ipynb #85e2fdfb
 __all__ = [o for o in globals() if not o.startswith('_')]

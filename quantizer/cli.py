@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/cli.html.md"""
 __all__ = ['encode_paths', 'decode_file', 'info', 'print_measures', 'make_parser', 'main']
 
 # %% ../nbs/63_cli.ipynb #90642da1
-import argparse, json, math, re, sys, warnings
+import argparse, json, math, os, re, signal, sys, traceback, warnings
 from pathlib import Path
 from .core import QuantizerError, atomic_path, check_range, name_file, nearest_name, printable
 
@@ -87,14 +87,17 @@ def info(
 # %% ../nbs/63_cli.ipynb #1c5ca753
 def _train(a):
     from quantizer.run import train_run
-    m = train_run(a.config, a.out, a.changes)
+    if a.resume and a.config and '=' in a.config: a.config,a.changes = None,[a.config,*a.changes]
+    if a.config is None and not a.resume: raise QuantizerError(f"a config is missing: a YAML file, or one of the packaged ones (try: quantizer train --help)")
+    m = train_run(a.config, a.out, a.changes, resume=a.resume, override=a.override)
+    if m is None: return # not the first process
     print_measures(m)
     print(f"codebook: {m['this run']['verdict']}\ntokenizer: {Path(a.out)/'tokenizer'}\nreport: {Path(a.out)/'report.html'}")
 
 def _count(n): return f'{n:,} recording' + 's'*(n != 1)
 
 def _features(a):
-    from quantizer.run import extract_features, tell_problems
+    from quantizer.build import extract_features, tell_problems
     s = extract_features(a.config, a.out, a.changes)
     problems = s.corpus.problems | s.problems
     tell_problems(problems, len(s)+len(problems))
@@ -107,7 +110,7 @@ def _check_out(path, suffix):
     if p.is_dir(): raise QuantizerError(f"--out {p}: is a folder")
 
 def _encode(a):
-    from quantizer.run import tell_problems
+    from quantizer.build import tell_problems
     from quantizer.tokenizer import Tokenizer, save_tokens
     _check_out(a.out, '.safetensors')
     tok = Tokenizer.load(a.tokenizer)
@@ -133,7 +136,7 @@ def _split_as_trained(tokenizer, corpus):
 def _evaluate(a):
     from quantizer.data.corpus import Corpus
     from quantizer.evaluate.measure import evaluate
-    from quantizer.run import tell_problems
+    from quantizer.build import tell_problems
     from quantizer.tokenizer import Tokenizer
     if a.out: _check_out(a.out, '.json')
     tok,corpus = Tokenizer.load(a.tokenizer),Corpus.load(a.corpus)
@@ -152,6 +155,12 @@ def _info(a):
     if most := max(res.get('lengths', {}).values(), default=0): res['lengths'] = {k:v and f"{v:<8} {'█'*math.ceil(40*v/most)}" for k,v in res['lengths'].items()}
     print(yaml.safe_dump(res, sort_keys=False, allow_unicode=True, width=1000), end='')
     if bad := res.get('damaged'): raise QuantizerError(f"{a.path}: {len(bad)} of its recordings are damaged (the first: {bad[0]})")
+
+# %% ../nbs/63_cli.ipynb #84892183
+def _watch(a):
+    from quantizer.watch import watch_run
+    check_range(0, 65535, **{'--port': a.port})
+    watch_run(a.path, a.port, a.open)
 
 # %% ../nbs/63_cli.ipynb #1389d10e
 def print_measures(
@@ -183,9 +192,11 @@ def make_parser()->argparse.ArgumentParser:
         v.set_defaults(run=f)
         return v
     v = _verb('train', _train, 'train a tokenizer, and report on it', 'quantizer train mfcc-vq model.quantizer.codebook_size=512 --out runs/first')
-    v.add_argument('config', help='a YAML file, or the name of a packaged config')
+    v.add_argument('config', nargs='?', help='a YAML file, or the name of a packaged config; with --resume, that of the run by default')
     v.add_argument('changes', nargs='*', metavar='key.sub=value', help='change a value of the config')
     v.add_argument('--out', required=True, metavar='RUN', help='folder of the run, to be made')
+    v.add_argument('--resume', action='store_true', help='go on with the run in the folder, from its newest checkpoint; begin it if there is none')
+    v.add_argument('--override', action='store_true', help='resume although the config or the recordings are no longer the same')
     v = _verb('features', _features, 'extract features once, to train on them many times', 'quantizer features mfcc-vq data.extract.workers=2 --out features/mfcc')
     v.add_argument('config', help='a YAML file, or the name of a packaged config: its blocks data and features')
     v.add_argument('changes', nargs='*', metavar='key.sub=value', help='change a value of the config')
@@ -207,6 +218,10 @@ def make_parser()->argparse.ArgumentParser:
     v.add_argument('path')
     v.add_argument('--verify', action='store_true', help='read everything: compare the checksums of a feature store, decode a whole corpus')
     v.add_argument('--levels', nargs='?', type=int, const=500, default=0, metavar='N', help='decode N recordings of a corpus, spread evenly (500), and tell their levels')
+    v = _verb('watch', _watch, 'show a run on a live page, while it trains or after', 'quantizer watch runs/first --open')
+    v.add_argument('path', metavar='RUN', help='folder of the run')
+    v.add_argument('--port', type=int, default=8765, help='of localhost; 0 for any that is free (%(default)s)')
+    v.add_argument('--open', action='store_true', help='open the page in a browser')
     return p
 
 # %% ../nbs/63_cli.ipynb #1aa5e8c9
@@ -222,14 +237,31 @@ def main(
             if getattr(a, 'changes', None) is None or any(o.startswith('-') for o in rest): raise QuantizerError(f"unknown argument '{rest[0]}' (try: quantizer --help)")
             a.changes += rest
         a.run(a)
-    except QuantizerError as e:
-        print(f'quantizer: {e}', file=sys.stderr)
-        return 1
-    except OSError as e:
-        name = re.sub(r'/\.([^/]*)\.tmp-\d+', r'/\1', str(e.filename or '')) # as `atomic_path` calls it while it is written
-        print(f"quantizer: {name}: {(e.strerror or str(e)).lower()}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('quantizer: interrupted', file=sys.stderr)
-        return 130
+    except BaseException as e:
+        if isinstance(e, SystemExit): raise
+        if (world := int(os.environ.get('WORLD_SIZE', 1))) > 1: return _leave(e)
+        if (text := _line(e)) is None: raise
+        print(f'quantizer: {text}', file=sys.stderr)
+        return _code(e)
     return 0
+
+def _code(e): return getattr(e, 'code', 130) if isinstance(e, KeyboardInterrupt) else 1
+def _line(e):
+    "What a person is told of an exception; `None` where it is a bug of ours"
+    if isinstance(e, KeyboardInterrupt): return 'terminated' if _code(e) == 143 else 'interrupted'
+    if isinstance(e, QuantizerError): return str(e)
+    if isinstance(e, OSError):
+        name = re.sub(r'/\.([^/]*)\.tmp-\d+', r'/\1', str(e.filename or '')) # as `atomic_path` calls it while it is written
+        return f"{name}: {(e.strerror or str(e)).lower()}"
+
+def _leave(e):
+    "End one of several processes: the first that fails says why, and none waits for the others"
+    from quantizer.train.distributed import first_to_tell, lost_contact
+    me,lost = os.environ.get('RANK', '0'),lost_contact(e)
+    for o in (signal.SIGTERM, signal.SIGINT): signal.signal(o, signal.SIG_IGN) # torchrun's, which sees one of us end
+    if me == '0' if isinstance(e, KeyboardInterrupt) else first_to_tell(2 if lost else 0):
+        text = f'process {me} cannot reach another one, which may have ended ({lost})' if lost else _line(e)
+        if text is None: traceback.print_exception(e)
+        else: print(f'quantizer: {text}', file=sys.stderr)
+    sys.stdout.flush(); sys.stderr.flush()
+    os._exit(_code(e))

@@ -19,6 +19,7 @@ from .data import encoders # enters its extractors into FEATURES
 from .data.augment import Augment
 from .data.features import FEATURES, FeatureExtractor
 from .models.autoencoder import build_model, check_model
+from .train.loggers import check_loggers
 from .train.schedule import anneal, check_schedule
 
 # %% ../nbs/61_config.ipynb #25217c1f
@@ -40,16 +41,25 @@ def data_options(
 ): pass
 
 def train_options(
-    epochs:int=20, # How often every training recording is seen
+    epochs:int=20, # Validations in the run: each after all training recordings, or after `epoch_steps`
+    epoch_steps:int|None=None, # Steps from one validation to the next, where a pass over the data is too long or too short
     lr:float=2e-3, # Learning rate at the peak
     wd:float=0.01, # Weight decay
     clip:float=1.0, # Largest norm of the gradient
-    schedule:str|dict='one_cycle', # `one_cycle`, `cosine`, `constant`, or a block with a name and arguments
-    anneal:dict|None=None, # Quantity of the quantizer -> `{start, end, shape}`
-    precision:Literal['fp32']='fp32', # Arithmetic
-    early_stop:dict|None=None, # `{patience: epochs, min_delta: by how much}` without a better reconstruction error; none by default
-    checkpoint:dict|None=None, # `{steps: between checkpoints, keep: how many}`
+    schedule:str|dict='one_cycle', # `one_cycle`, `cosine`, `linear`, `wsd`, `plateau`, `constant`, or a block with a name and arguments
+    anneal:dict|None=None, # Temperature, dropout or weight of a loss -> `{start, end, shape, begin, finish}`, see `anneal`
+    precision:Literal['fp32','bf16','fp16']='fp32', # Arithmetic of convolutions and matrix products; codebooks and losses are always float32
+    accumulate:int=1, # Batches in a step of the optimizer
+    activation_checkpointing:bool=False, # Compute activations again in the backward pass: slower, with less memory
+    compile:bool=False, # `torch.compile` encoder and decoder
+    nonfinite:Literal['stop','skip']='stop', # What to do with a step whose loss or gradient is NaN or infinite
+    early_stop:dict|None=None, # `{monitor: measure, patience: validations, min_delta: by how much}`; none by default
+    checkpoint:dict|None=None, # `{steps: between checkpoints, minutes: between them, keep: how many, monitor: measure of the best}`
     log_steps:int=10, # Steps between rows of `steps.csv`
+    loggers:str|list|None=None, # Besides the CSV files: `tensorboard`, `wandb`, or blocks with a name
+    init_from:str|None=None, # Run, checkpoint or tokenizer whose weights to start with
+    init_part:Literal['all','codebook']='all', # Which of them
+    profile:int=0, # Print where the time of so many steps goes
 ): pass
 
 def extract_options(
@@ -60,8 +70,8 @@ def extract_options(
     launcher:Literal['processes','ray']='processes', # Ray is for clusters: `pip install 'quantizer[ray]'`
 ): pass
 
-def early_stop_options(patience:int=5, min_delta:float=0.): pass
-def checkpoint_options(steps:int=500, keep:int=3): pass
+def early_stop_options(monitor:str='nre', patience:int=5, min_delta:float=0.): pass
+def checkpoint_options(steps:int|None=500, minutes:float|None=None, keep:int=3, monitor:str='nre'): pass
 def config_blocks(data:dict, features:dict, model:dict, train:dict, seed:int=0): pass
 
 # %% ../nbs/61_config.ipynb #b0ad6c5b
@@ -125,18 +135,21 @@ def check_config(
     check_range(0, math.inf, **{'data.workers':data['workers'], 'data.extract.workers':data['extract']['workers'], 'train.wd':train['wd']})
     check_range(0, math.inf, **{'data.extract.batch_s':data['extract']['batch_s'] or 0})
     check_range(1e-6, math.inf, **{'data.extract.shard_mb':data['extract']['shard_mb']})
-    check_range(1, math.inf, **{f'train.checkpoint.{k}':v for k,v in train['checkpoint'].items()})
-    if train['early_stop']: check_range(1, math.inf, **{'train.early_stop.patience':train['early_stop']['patience']})
+    _check_train(train)
     if data['augment'] is not None:
         data['augment'] = check_args(Augment, data['augment'], 'data.augment')
         if Augment(**data['augment']).needs_waveform and not data['live']:
             raise QuantizerError("'data.augment' changes the waveform, and a store holds features: set data.live=true, or leave gain, noise and speed out")
-    trial,extractor = _try(res)
+    trial,extractor,out = _try(res)
     res['features'] = extractor.settings # with the hash of weights that it reads
-    has = trial.quantizer.quantities()
+    measures = ['nre','usage','dead','perplexity','entropy','bitrate','train_loss','valid_loss',*(f'{o}_{k}' for k in out.losses for o in ('train','valid'))]
+    for block in ('checkpoint','early_stop','schedule'):
+        if (k := (train[block] or {}).get('monitor', 'nre')) not in measures: raise QuantizerError(f"'train.{block}.monitor' is '{k}'{nearest_name(k, measures)}: no such measure is logged; there are: {', '.join(measures)}")
     for k,v in (train['anneal'] or {}).items():
-        if k not in has: raise QuantizerError(f"'train.anneal.{k}': quantizer '{res['model']['quantizer']['name']}' has no such quantity; it has: {', '.join(has) or 'none'}")
-        anneal(**v)
+        try:
+            anneal(**v)
+            for o in ('start','end'): trial.set_quantity(k, v[o])
+        except QuantizerError as e: raise QuantizerError(f"'train.anneal.{k}': {e}") from None
     return res
 
 def _try(cfg):
@@ -145,10 +158,19 @@ def _try(cfg):
         extractor = make_features(cfg)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = build_model(cfg['model'], torch.zeros(extractor.dim), torch.ones(extractor.dim))
-            model.eval()(*extractor(0.1*torch.randn(1, max(extractor.sample_rate, 2*extractor.win_length))))
+            out = model.eval()(*extractor(0.1*torch.randn(1, max(extractor.sample_rate, 2*extractor.win_length))))
     except QuantizerError: raise
     except Exception as e: raise QuantizerError(f"these settings do not work together: {' '.join(str(e).split())[:300]}") from None
-    return model,extractor
+    return model,extractor,out
+
+def _check_train(train):
+    "Ranges and blocks"
+    def _whole(lo, **values): check_range(lo, math.inf, **{f'train.{k}':v for k,v in values.items() if v is not None})
+    _whole(1, accumulate=train['accumulate'], epoch_steps=train['epoch_steps'], **{f'checkpoint.{k}':train['checkpoint'][k] for k in ('steps','keep')})
+    _whole(0, profile=train['profile'])
+    _whole(1e-9, **{'checkpoint.minutes':train['checkpoint']['minutes']})
+    if train['early_stop']: _whole(1, **{'early_stop.patience':train['early_stop']['patience']})
+    if train['loggers']: train['loggers'] = check_loggers(train['loggers'] if isinstance(train['loggers'], list) else [train['loggers']])
 
 def make_features(cfg:dict)->FeatureExtractor:
     "The feature extractor that a checked config describes"

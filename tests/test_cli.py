@@ -3,7 +3,7 @@ import os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
-from quantizer.all import Corpus, Tokenizer, check_config, load_config, load_tokens
+from quantizer.all import TIMINGS, Corpus, Tokenizer, check_config, load_config, load_tokens
 from quantizer.cli import main
 
 SMALL = ['train.epochs=2', 'model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.codebook_size=16', 'model.quantizer.dim=8']
@@ -132,7 +132,7 @@ def test_round_trip_through_files(capsys, tmp_path, trained):
 def test_same_seed_same_numbers(tmp_path, trained):
     assert main(['train', str(trained/'config.yaml'), '--out', str(tmp_path/'again')]) == 0
     for f in ('log.csv','steps.csv'):
-        a,b = (pd.read_csv(o/f, dtype=str).drop(columns=['time_s','data_wait'], errors='ignore') for o in (trained, tmp_path/'again'))
+        a,b = (pd.read_csv(o/f, dtype=str).drop(columns=[*TIMINGS], errors='ignore') for o in (trained, tmp_path/'again'))
         pd.testing.assert_frame_equal(a, b)
 
 def test_interrupted(tmp_path):
@@ -176,7 +176,7 @@ def test_shared_store_keeps_splits_apart(capsys, tmp_path):
     assert code == 0
 
 def test_help_examples(capsys):
-    for verb in ('train','features','encode','decode','evaluate','info'):
+    for verb in ('train','features','encode','decode','evaluate','info','watch'):
         with pytest.raises(SystemExit) as e: main([verb, '--help'])
         assert e.value.code == 0 and f'example: quantizer {verb}' in ' '.join(capsys.readouterr().out.split())
 

@@ -13,7 +13,7 @@ cfg = cp['DEFAULT']
 lib = root/cfg['lib_path']
 notebooks = sorted(Path(o) for o in nbglob(root/'nbs'))
 modules = sorted(o for o in lib.rglob('*.py') if o.name!='_modidx.py')
-layers = ['core compat', 'data', 'quantizers', 'models', 'tokenizer', 'evaluate', 'train', 'config', 'run', 'cli', 'all __main__']
+layers = ['core compat', 'data', 'quantizers', 'models', 'tokenizer', 'evaluate', 'train', 'config', 'build', 'run watch', 'cli', 'all __main__']
 
 def py(code, cwd=root):
     "What `code` prints in a process of its own, as outside the tests"

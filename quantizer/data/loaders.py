@@ -177,6 +177,8 @@ class Packed:
         return p.items[i],p.starts[i],p.lengths[i],(np.repeat(np.arange(len(rows)), np.diff(self.edges)[rows]),self.places[at])
 
 # %% ../../nbs/data/14_loaders.ipynb #0286e37d
+for _a in [np.empty(1)]: _FREE = sys.getrefcount(_a) # of an array that only a list and a loop hold
+
 class Batches(Dataset):
     "The batches of a plan, read from a store"
     def __init__(self,
@@ -193,7 +195,7 @@ class Batches(Dataset):
         "A tensor in memory that nobody holds any more, or in new memory: a fresh page costs more than filling it"
         n = math.prod(shape)
         for a in self._pool:
-            if len(a) >= n and sys.getrefcount(a) == 3: break # the pool's, ours, and that of the question
+            if len(a) >= n and sys.getrefcount(a) == _FREE: break
         else:
             a = np.empty(n, self.source.dtype)
             self._pool = [a, *self._pool[:3]]
@@ -205,13 +207,15 @@ class Batches(Dataset):
         epoch,step = divmod(position, len(self.plan))
         items,starts,n,place = self.plan.batch(epoch, step)
         if self.world > 1:
-            mine = slice(self.rank, None, self.world) if place is None else place[0]%self.world == self.rank
+            rows = len(n) if place is None else int(place[0][-1])+1
+            lo,hi = (r*rows//self.world for r in (self.rank, self.rank+1))
+            mine = slice(lo, hi) if place is None else slice(*np.searchsorted(place[0], (lo, hi)))
             items,starts,n = items[mine],starts[mine],n[mine]
-            if place: place = place[0][mine]//self.world,place[1][mine]
+            if place: place = place[0][mine]-lo,place[1][mine]
         row,at = place or (np.arange(len(n)),0)
-        B,T = (int(row[-1])+1,int((at+n).max())) if len(n) else (0,1)
+        B,T = (int(row[-1])+1,int((at+n).max())) if len(n) else (1,1) # a rank without a row has one of padding
         feats,first = self._empty(B, T, self.source.dim),row*T+at
-        if place: feats.zero_()
+        if place or not len(n): feats.zero_()
         got = self.source.read_into(feats.numpy().reshape(B*T, self.source.dim), first, items, starts, n, epoch)
         if got is not None: n = np.asarray(got) # computed as they were read: some may have failed
         if place:
@@ -219,6 +223,7 @@ class Batches(Dataset):
             for i,a,k in zip(items.tolist(), first.tolist(), n.tolist()): ids[a:a+k] = i
             ids = ids.view(B, T)
             mask = ids >= 0
+        elif not len(n): ids,mask = torch.full((1,), -1),torch.zeros(1, 1, dtype=torch.bool)
         else:
             ids,short = torch.from_numpy(items),np.flatnonzero(n < T).tolist()
             mask = lengths_to_mask(torch.from_numpy(n), T) if short else torch.ones(B, T, dtype=torch.bool)
@@ -228,7 +233,7 @@ class Batches(Dataset):
         return feats,mask,ids
 
 class Positions(Sampler):
-    "The numbers of the batches of one epoch"
+    "The numbers of the batches of one epoch; it may be shorter or longer than a pass over the data"
     def __init__(self, steps:int): self.steps,self.epoch,self.start = steps,0,0
     def __len__(self): return self.steps
     def __iter__(self):
@@ -256,6 +261,7 @@ def feature_loaders(
     augment=None, # For training, see `Batches`
     rank:int=0, # Of this process
     world:int=1, # Processes that train together
+    epoch_steps:int|None=None, # Batches in a training epoch, after which there is a validation; a pass over the data by default
 )->DataLoaders:
     "Training batches, and whole validation recordings"
     check_range(1, np.inf, batch_size=batch_size)
@@ -268,7 +274,7 @@ def feature_loaders(
         if train and batching == 'crops': plan = Crops(pieces, G, crop, seed)
         elif train and batching == 'packed': plan = Packed(pieces, G, longest, gap, seed)
         else: plan = Buckets(pieces, G, size*world, train, seed)
-        return DataLoader(Batches(source, plan, rank, world, augment if train else None), batch_size=None, sampler=Positions(len(plan)), collate_fn=_same, num_workers=workers,
+        return DataLoader(Batches(source, plan, rank, world, augment if train else None), batch_size=None, sampler=Positions(epoch_steps if train and epoch_steps else len(plan)), collate_fn=_same, num_workers=workers,
             persistent_workers=workers > 0, prefetch_factor=4 if workers else None, pin_memory=torch.cuda.is_available(),
             generator=torch.Generator()) # workers draw their seeds from this, not from the numbers that training uses
     return DataLoaders(_loader('train'), _loader('valid'))

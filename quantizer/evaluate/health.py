@@ -18,24 +18,24 @@ def count_codes(
     codebook_size:int, # `K`, of the largest codebook
 )->Tensor: # `(Q,K)` int64
     "How often each code of each codebook was chosen"
-    Q = codes.shape[-1]
-    flat = codes.reshape(-1, Q)
-    flat = flat + torch.arange(Q, device=codes.device)*codebook_size
-    return torch.bincount(flat[codes.reshape(-1, Q) >= 0], minlength=Q*codebook_size).view(Q, codebook_size)
+    Q,n = codes.shape[-1],codebook_size+1 # a place more, for padding: taking it out first would make a GPU wait
+    flat = codes.reshape(-1, Q)+1 + torch.arange(Q, device=codes.device)*n
+    return torch.zeros(Q*n, dtype=torch.long, device=codes.device).scatter_add_(0, flat.flatten(), torch.ones_like(flat).flatten()).view(Q, n)[:,1:]
 
 # %% ../../nbs/evaluate/40_health.ipynb #7c9506bb
 def codebook_health(
     counts:Tensor, # `(Q,K)`
     token_rate:float, # Tokens per second
     codebook_sizes:list|None=None, # Entries of each codebook, where they are not all `K`
-)->dict: # Means over the codebooks; `dead` and `bitrate` are sums
+)->dict: # Means over the codebooks; `dead` and `bitrate` are sums; `levels` has usage and perplexity of each
     "Usage, dead codes, perplexity, entropy and bitrate"
     p = counts.double()/counts.sum(1, keepdim=True).clamp(min=1)
     entropy = torch.special.entr(p).sum(1)/math.log(2)
     Q,K = counts.shape
     sizes,used = torch.tensor(codebook_sizes or [K]*Q).double(),(counts > 0).sum(1).cpu()
+    levels = dict(usage=(used/sizes).tolist(), perplexity=(2**entropy).tolist())
     return dict(usage=(used/sizes).mean().item(), dead=int((sizes-used).sum()), perplexity=(2**entropy).mean().item(), entropy=entropy.mean().item(),
-        bitrate=token_rate*sizes.log2().sum().item(), tokens=int(counts[0].sum()), codebook_size=round(sizes.mean().item()))
+        bitrate=token_rate*sizes.log2().sum().item(), tokens=int(counts[0].sum()), codebook_size=round(sizes.mean().item()), levels=levels)
 
 # %% ../../nbs/evaluate/40_health.ipynb #8ffd90b8
 def verdict(

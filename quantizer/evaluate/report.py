@@ -76,9 +76,10 @@ def plot_features(
     y, # `(T,D)` their reconstruction
     codes, # `(T',Q)`
     rate:float, # Frames per second
+    fig:Figure|None=None, # To draw into; a new one by default
 )->Figure:
     "Features above, their reconstruction below, tokens between them"
-    fig = Figure(figsize=(11,4))
+    fig = fig or Figure(figsize=(11,4))
     axs = fig.subplots(3, 1, sharex=True, height_ratios=[5,1,5])
     end = len(x)/rate
     for ax,o,title in ((axs[0],x,'original'), (axs[2],y,'from tokens')):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..core import QuantizerError, check_args, lengths_to_mask, nearest_name
 from .backbones import DECODERS, ENCODERS
 from .losses import LOSSES
-from ..quantizers.base import NO_CODE, QUANTIZERS, Quantizer
+from ..quantizers.base import NO_CODE, QUANTIZERS, Quantizer, Scheduled
+from ..quantizers.ranks import all_sum
 from ..quantizers.residual import check_inner, inner_block
-import quantizer.quantizers.frozen, quantizer.quantizers.gumbel, quantizer.quantizers.scalar, quantizer.quantizers.simvq # they register themselves
+import quantizer.models.transformer, quantizer.quantizers.frozen, quantizer.quantizers.gumbel, quantizer.quantizers.scalar, quantizer.quantizers.simvq # they register themselves
 
 # %% ../../nbs/models/32_autoencoder.ipynb #da9410c3
 @dataclass
@@ -30,10 +31,11 @@ class Reconstruction:
     codes:Tensor # `(B,T',Q)`, -1 where padded
     loss:Tensor # Scalar, to be minimised
     losses:dict # Name -> scalar, not weighted
+    frames:Tensor # Scalar: real frames that the losses are means over; in training those of all ranks
 
 # %% ../../nbs/models/32_autoencoder.ipynb #887c3727
 LONG = 2**15 # Frames to encode or decode at once; five minutes or so
-class SpeechQuantizer(nn.Module):
+class SpeechQuantizer(nn.Module, Scheduled):
     "Encoder, quantizer and decoder, with their losses"
     def __init__(self,
         encoder:nn.Module, # `(x, mask) -> (z, token_mask)`, with `downsample`
@@ -44,7 +46,7 @@ class SpeechQuantizer(nn.Module):
         std:Tensor, # `(D,)`
     ):
         super().__init__()
-        self.encoder,self.quantizer,self.decoder,self.loss_weights = encoder,quantizer,decoder,losses
+        self.encoder,self.quantizer,self.decoder,self.loss_weights = encoder,quantizer,decoder,dict(losses)
         self.register_buffer('mean', mean)
         self.register_buffer('std', std)
     @property
@@ -55,6 +57,7 @@ class SpeechQuantizer(nn.Module):
     def gap(self)->int:
         "Frames of padding between recordings in one row, so that no layer sees from one into the next"
         return max(self.downsample, self.encoder.reach, self.decoder.reach)
+    def _numbers(self): return self.quantizer._numbers() | {k:(0, math.inf, [self.loss_weights]) for k in self.loss_weights}
     def normalise(self, feats): return (feats-self.mean)/self.std
 
     def forward(self,
@@ -66,9 +69,9 @@ class SpeechQuantizer(nn.Module):
         z,token_mask = self.encoder(x, mask)
         quantized = self.quantizer(z, token_mask)
         y = self.decoder(quantized.z_q, token_mask, mask)
-        losses = {k:LOSSES[k](y.float(), x, mask) for k in self.loss_weights}
+        losses = {k:LOSSES[k](y.float(), x, mask, self.training) for k in self.loss_weights}
         loss = sum((w*losses[k] for k,w in self.loss_weights.items()), quantized.loss)
-        return Reconstruction(x, y, mask, quantized.codes, loss, losses | quantized.losses)
+        return Reconstruction(x, y, mask, quantized.codes, loss, losses | quantized.losses, all_sum(mask.sum(), self.training))
 
     @torch.no_grad()
     def encode(self,

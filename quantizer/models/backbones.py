@@ -35,7 +35,7 @@ class ConvBlock(nn.Module):
         self.out = nn.Conv1d(width, width, 1)
         self.dropout = nn.Dropout(dropout)
     def forward(self, x, m):
-        h = F.gelu(self.norm(x.mT).mT)*m
+        h = F.gelu(self.norm(x.mT).mT.contiguous())*m # the convolution would copy it anyway, and the gradient of GELU is slow across memory
         return x + self.dropout(self.out(F.gelu(self.conv(h))))
 
 # %% ../../nbs/models/30_backbones.ipynb #b67f8919

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from ..core import Registry
+from ..quantizers.ranks import union_average
 
 # %% ../../nbs/models/31_losses.ipynb #b7529250
 LOSSES = Registry('loss')
@@ -20,22 +21,23 @@ LOSSES = Registry('loss')
 def masked_mean(
     x:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
+    across:bool=False, # Over the frames of all ranks
 )->Tensor: # Scalar
     "Mean over the values of real frames; 0 where there is none"
-    return x.masked_fill(~mask[...,None], 0).sum()/(mask.sum()*x.shape[-1]).clamp(min=1)
+    return union_average(x.masked_fill(~mask[...,None], 0).sum(), mask.sum()*x.shape[-1], across)
 
 # %% ../../nbs/models/31_losses.ipynb #00531561
 @LOSSES.register('mse')
-def mse_loss(y:Tensor, x:Tensor, mask:Tensor)->Tensor:
+def mse_loss(y:Tensor, x:Tensor, mask:Tensor, across:bool=False)->Tensor:
     "Squared error: the loss whose optimum is the mean, what reconstruction is measured by"
-    return masked_mean((y-x).pow(2), mask)
+    return masked_mean((y-x).pow(2), mask, across)
 
 @LOSSES.register('l1')
-def l1_loss(y:Tensor, x:Tensor, mask:Tensor)->Tensor:
+def l1_loss(y:Tensor, x:Tensor, mask:Tensor, across:bool=False)->Tensor:
     "Absolute error: cares less about the rare large miss"
-    return masked_mean((y-x).abs(), mask)
+    return masked_mean((y-x).abs(), mask, across)
 
 @LOSSES.register('huber')
-def huber_loss(y:Tensor, x:Tensor, mask:Tensor)->Tensor:
+def huber_loss(y:Tensor, x:Tensor, mask:Tensor, across:bool=False)->Tensor:
     "Squared below 1, absolute above"
-    return masked_mean(F.huber_loss(y, x, reduction='none'), mask)
+    return masked_mean(F.huber_loss(y, x, reduction='none'), mask, across)

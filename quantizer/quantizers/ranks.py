@@ -47,11 +47,11 @@ def union_sum(
 
 def union_average(
     total:Tensor, # Sum of some values of this rank's frames
-    n:int, # How many they are; may be 0
+    n:int|Tensor, # How many they are; may be 0
     across:bool=True, # `False` leaves the other ranks alone
 )->Tensor: # Of the shape of `total`
     "The average of all ranks' values; 0 if there is none"
-    return union_sum(total, across)/all_sum(torch.tensor(float(n), device=total.device), across).clamp(min=1)
+    return union_sum(total, across)/all_sum(torch.as_tensor(n, dtype=torch.float32, device=total.device), across).clamp(min=1)
 
 def union_mean(
     x:Tensor, # `(N,...)` values of this rank's frames; `N` may be 0

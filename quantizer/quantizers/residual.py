@@ -79,6 +79,7 @@ def _mean_losses(losses): return {k:sum(o[k] for o in losses)/len(losses) for k 
 @QUANTIZERS.register('residual')
 class Residual(Composite):
     "Each level quantizes what the one before left over"
+    limits = Quantizer.limits | dict(dropout=(0, 1))
     @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors

@@ -167,7 +167,7 @@ def update(self:VQ,
 ):
     "Move the averages, and with them the codes"
     if not self._started or self.learn_by == 'frozen': return
-    n = all_sum(torch.bincount(codes, minlength=self.codebook_size).to(self.counts.dtype))
+    n = all_sum(torch.zeros_like(self.counts).scatter_add_(0, codes, torch.ones_like(codes, dtype=self.counts.dtype)))
     rate = (1-self.decay)*(n.sum()/self.codebook_size).clamp(max=1)
     self.counts.lerp_(n, rate)
     if self.learn_by != 'ema': return

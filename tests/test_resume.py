@@ -1,0 +1,136 @@
+"A training that is killed anywhere and resumed ends with the bits of one that was not; two processes train as one"
+import json, os, random, shutil, subprocess, sys
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, torch
+from quantizer.all import TIMINGS, Corpus, extract_features, step_checkpoints, verify_checkpoint
+
+from quantizer.train.checkpoint import _self_sha, _sha
+from safetensors.torch import load_file, save_file
+
+pytestmark = pytest.mark.xdist_group('resume')
+SMALL = ['model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.dim=8', 'data.crop_s=0.5', 'data.batch_size=8', 'train.epochs=4', 'train.lr=4e-3', 'train.log_steps=2', 'train.checkpoint.steps=4', 'train.checkpoint.keep=2']
+DROPOUT = ['model.encoder.dropout=0.1', 'model.decoder.dropout=0.1']
+QUANTIZERS = dict(
+    vq=['model.quantizer.codebook_size=64', 'model.quantizer.revive_below=0.5'],
+    gumbel=['model.quantizer={name: gumbel, dim: 8, codebook_size: 32}', 'model.losses={mse: 1.0, diversity: 0.1}', 'train.anneal={temperature: {start: 2.0, end: 0.3}}', 'train.precision=bf16'],
+    fsq=['model.quantizer={name: fsq, dim: 8, levels: [5, 5, 5]}', 'model.losses={mse: 1.0}', 'train.schedule=plateau', 'train.epoch_steps=5', 'train.early_stop={monitor: valid_mse, patience: 9}'],
+    residual=['model.quantizer={name: residual, dim: 8, codebook_size: 32, num_quantizers: 3, dropout: 0.5}', 'train.anneal={dropout: {start: 0.8, end: 0.2, shape: linear}}', 'train.accumulate=2', 'train.schedule=wsd', 'train.checkpoint.steps=3'])
+
+@pytest.fixture(scope='module')
+def worker():
+    p = subprocess.Popen([sys.executable, '-W', 'ignore', Path(__file__).with_name('resume_worker.py')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    assert p.stdout.readline() == 'ready\n'
+    def _run(**job):
+        p.stdin.write(json.dumps(job)+'\n'); p.stdin.flush()
+        return json.loads(p.stdout.readline())
+    yield _run
+    p.stdin.close()
+    assert p.wait(timeout=20) == 0
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "Sixty recordings, and their features"
+    d = tmp_path_factory.mktemp('data')
+    c = Corpus.sample().select(range(0, 319, 5))
+    c.df.assign(path=[str(c.file(i)) for i in range(len(c))], split=np.where(np.arange(len(c))%5 == 0, 'valid', 'train')).to_csv(d/'few.tsv', sep='\t', index=False)
+    extract_features('mfcc-vq', d/'store', [f'data.corpus={d/"few.tsv"}'], progress=False)
+    return d
+
+def changes(data, quantizer, live=False, workers=0, world=1, more=()):
+    where = ['data.live=true', 'data.augment={gain: [-6, 6], speed: [0.9, 1.1]}'] if live else [f'data.store={data/"store"}']
+    return [*SMALL, *DROPOUT, *QUANTIZERS[quantizer], f'data.corpus={data/"few.tsv"}', *where, f'data.workers={workers}', f'data.batch_size={8//world}', *more]
+
+def table(path): return pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=[*TIMINGS], errors='ignore')
+def tensors(run):
+    "All that a run ends with: name -> tensor"
+    last = step_checkpoints(run/'checkpoints')[-1]
+    return {f'{o.parent.name}/{o.stem}/{k}':v for o in [*last.glob('*.safetensors'), *(run/'checkpoints/best').glob('*.safetensors')] for k,v in load_file(o).items()}
+def differing(a, b):
+    "Names of what is not the same in two runs, to the bit"
+    x,y = tensors(a),tensors(b)
+    if x.keys() != y.keys(): return sorted(x.keys() ^ y.keys())
+    def _bytes(v): return v.reshape(-1).contiguous().view(torch.uint8)
+    return [k for k in x if not torch.equal(_bytes(x[k]), _bytes(y[k]))] + [f for f in ('log.csv','steps.csv') if not table(a/f).equals(table(b/f))]
+def errors(run): return ''.join(o.read_text() for o in sorted(run.parent.glob(f'{run.name}.err*')))
+
+# In all: 20 kills. `time` is a share of what the undisturbed run takes.
+EVENTS = ('before_batch','after_pred','after_backward','after_step','after_batch','before_validate','after_validate','after_epoch','before_train')
+CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', live=True, workers=2, kills=4), residual=dict(quantizer='residual', live=True, world=2, kills=4))
+
+def kill_point(rng, world, i):
+    "At random: a third within the writing of a checkpoint, the others in the steps and between them"
+    if i%3 == 1: return [0, 'write', rng.randint(1, 60)]
+    if i%3 == 2: return ['all', 'time', rng.uniform(0.8, 2.5)]
+    what = rng.choice(EVENTS)
+    return [rng.randrange(world), what, rng.randint(1, 14) if 'batch' in what or what in ('after_pred','after_backward','after_step') else 1]
+
+@pytest.mark.parametrize('case', CASES)
+def test_killed(worker, data, tmp_path, case):
+    "Killed again and again, resumed, and not a bit is different"
+    c = dict(CASES[case])
+    n,world = c.pop('kills'),c.get('world', 1)
+    args = [ch := changes(data, **c)]
+    assert worker(args=['mfcc-vq', str(tmp_path/'straight'), ch], world=world) == [0]*world, errors(tmp_path/'straight')
+    rng,ended = random.Random(case),[]
+    for i in range(n):
+        kill = kill_point(rng, world, i)
+        codes = worker(args=['mfcc-vq', str(tmp_path/'killed'), ch], world=world, kill=kill)
+        ended.append((kill, codes))
+        if set(codes) == {0}: shutil.rmtree(tmp_path/'killed') # it was done before it could be killed: from the start again
+    assert sum(-9 in o for _,o in ended) >= n-1, (ended, errors(tmp_path/'killed'))
+    assert worker(args=['mfcc-vq', str(tmp_path/'killed'), ch], world=world) == [0]*world, errors(tmp_path/'killed')
+    assert differing(tmp_path/'straight', tmp_path/'killed') == [], ended
+    assert len(table(tmp_path/'killed/log.csv')) == 4 and not list((tmp_path/'killed/checkpoints').glob('.*'))
+
+def resign(path, **state):
+    "Make a changed checkpoint whole again"
+    s = json.loads((path/'state.json').read_text()) | state
+    s.pop('self')
+    s['sha256'] = {o.name:_sha(o) for o in path.glob('*.safetensors')}
+    (path/'state.json').write_text(json.dumps(s | dict(self=_self_sha(s))))
+
+def forget(path, what):
+    "A checkpoint that lacks something: it is as at the start"
+    def _edit(name, f):
+        t = load_file(path/f'{name}.safetensors')
+        save_file({k:f(k, v) for k,v in t.items()}, path/f'{name}.safetensors')
+    state = verify_checkpoint(path)
+    if what == 'codebook averages': _edit('model', lambda k,v: torch.ones_like(v) if k in ('quantizer.counts','quantizer.sums') else v)
+    elif what == 'count of draws': _edit('model', lambda k,v: torch.zeros_like(v) if k == 'quantizer.draws' else v)
+    elif what == 'random generators': _edit('rng', lambda k,v: torch.manual_seed(0).get_state() if k == '0.torch' else v)
+    elif what == 'optimizer': _edit('optimizer', lambda k,v: torch.zeros_like(v))
+    elif what == 'schedule': return resign(path, pct_train=0.)
+    elif what == 'place in the data': return resign(path, done=state['done']-1)
+    elif what == 'sums of the log': _edit('callbacks', lambda k,v: torch.zeros_like(v) if k == 'run_log.sums' else v)
+    resign(path)
+
+PARTS = ('codebook averages','count of draws','random generators','optimizer','schedule','place in the data','sums of the log')
+
+def test_controls(worker, data, tmp_path):
+    "The comparison would see each thing that a checkpoint could lack"
+    ch = changes(data, 'vq')
+    assert worker(args=['mfcc-vq', str(tmp_path/'straight'), ch], world=1) == [0]
+    assert worker(args=['mfcc-vq', str(tmp_path/'killed'), ch], world=1, kill=[0, 'before_batch', 24])[0] == -9
+    for what in ('nothing',*PARTS):
+        run = tmp_path/what
+        shutil.copytree(tmp_path/'killed', run)
+        last = step_checkpoints(run/'checkpoints')[-1]
+        assert 0 < verify_checkpoint(last)['done'] < verify_checkpoint(last)['batches'] # in the middle of an epoch
+        forget(last, what)
+        assert worker(args=['mfcc-vq', str(run), ch], world=1) == [0], errors(run)
+        assert bool(differing(tmp_path/'straight', run)) == (what != 'nothing'), what
+
+@pytest.mark.parametrize('quantizer,batching', [*((q,'crops') for q in QUANTIZERS), ('vq','buckets'), ('gumbel','packed')])
+def test_two_are_one(worker, data, tmp_path, quantizer, batching):
+    "Two processes with half the batch each follow one for fifty steps. In validation the diversity of codes is that of each batch, so it is left out"
+    more = ['model.encoder.dropout=0', 'model.decoder.dropout=0', f'data.batching={batching}', 'train.epoch_steps=10', 'train.epochs=5', 'train.log_steps=1', 'train.checkpoint.steps=1000', 'train.precision=fp32', 'train.accumulate=1', 'data.longest_s=2']
+    for world in (1,2): assert worker(args=['mfcc-vq', str(tmp_path/str(world)), changes(data, quantizer, world=world, more=more)], world=world) == [0]*world, errors(tmp_path/str(world))
+    one,two = (pd.read_csv(tmp_path/o/'steps.csv') for o in '12')
+    assert len(one) == 50
+    for k in ('loss','mse','grad_norm','usage','perplexity'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4 if k != 'grad_norm' else 2e-3, err_msg=k)
+    one,two = (pd.read_csv(tmp_path/o/'log.csv') for o in '12')
+    for k in ('train_loss','valid_mse','nre','usage','perplexity'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, err_msg=k)
+    a,b = (load_file(step_checkpoints(tmp_path/o/'checkpoints')[-1]/'model.safetensors') for o in '12')
+    for k in a:
+        if 'codebook' in k or 'counts' in k: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-3, msg=lambda m: f'{k}: {m}')
