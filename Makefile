@@ -8,7 +8,7 @@ BENCH := $(VENV)/.bench
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all bench-quantizers bench-data docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo test test-all bench bench-quantizers bench-data bench-train docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -44,6 +44,11 @@ bench-quantizers: $(BENCH)  ## time the quantizers against the bare search and a
 
 bench-data: $(BENCH)  ## time loaders, features and extraction against the floor and peers; some ten minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_data.py nbs/benchmarks/data.json
+
+bench-train: $(READY)  ## time training: the loop against a bare one, precision, options, batches; some ten minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_train.py nbs/benchmarks/training.json
+
+bench: bench-quantizers bench-data bench-train  ## all three
 
 docs: $(READY)  ## build the site in _docs, offline
 	@rm -rf build/docs

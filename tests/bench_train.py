@@ -2,11 +2,13 @@
 
 Whatever is compared is interleaved in one process: every round lets each training go on for some steps, so that what else the machine does hits all alike. Our
 trainings are those of `run_learner`, with every callback that a run has, each in a thread of its own that waits while it is not its turn. Times are CPU milliseconds
-of one thread, medians over rounds; where processes read the data, or a GPU computes, those of the wall clock. What counts are the ratios within a comparison."""
-import os
-os.environ.setdefault('OMP_NUM_THREADS', '1') # threads of ours are born with it
+of one thread, medians over rounds, in a process that keeps the memory that it has had (by default it may give it back and get it anew in every step or never, as chance has it: 5 ms of 50); where processes read the data, or a GPU computes, those of the wall clock. What counts are the ratios within a comparison."""
+import os, sys
+KEEP = dict(OMP_NUM_THREADS='1', MALLOC_ARENA_MAX='1', MALLOC_MMAP_THRESHOLD_='33554432', MALLOC_TRIM_THRESHOLD_='17179869184')
+if __name__ == '__main__' and not KEEP.items() <= os.environ.items(): os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP) # such are read when a process begins
 os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', f'/tmp/quantizer-bench-{os.getpid()}') # compiled anew, to see what it takes
-import json, platform, shutil, statistics, sys, tempfile, threading, time, warnings
+import json, math, platform, random, shutil, statistics, tempfile, threading, time, warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 import torch
@@ -19,7 +21,7 @@ torch.set_num_threads(1)
 
 class Gate(Callback):
     "Lets a training go on for some steps at a time"
-    order = 10**6 # last
+    order = math.inf # last
     def __init__(self, count): self.go,self.paused,self.left,self.over,self.count,self.frames,self.size = threading.Semaphore(0),threading.Semaphore(0),0,False,count,0,0
     def wait(self):
         self.paused.release()
@@ -74,7 +76,8 @@ def bare(cfg, store, device):
             opt.step()
             opt.zero_grad()
             done[0] += 1
-    return _steps
+    own = ThreadPoolExecutor(1) # in a thread, as ours: memory of one's own
+    return lambda n: own.submit(_steps, n).result()
 
 def config(kind='conv', width=192, data={}, model={}, **train):
     layers = dict(layers=4) if kind == 'transformer' else {}
@@ -84,9 +87,9 @@ def config(kind='conv', width=192, data={}, model={}, **train):
 def rounds(runs, n, count, wall=False):
     "Milliseconds a step of each, for each round"
     cuda = torch.cuda.is_available() and defaults.use_cuda is not False
-    clock,ms = time.perf_counter if cuda or wall else time.process_time,{k:[] for k in runs}
+    clock,ms,draw = time.perf_counter if cuda or wall else time.process_time,{k:[] for k in runs},random.Random(0)
     for _ in range(count):
-        for k,run in runs.items():
+        for k,run in draw.sample(list(runs.items()), len(runs)): # who comes after whom should not matter
             start = clock()
             run(n)
             if cuda: torch.cuda.synchronize()
@@ -102,26 +105,27 @@ def tell(name, **row):
     print(f'{name:28}', ', '.join(f'{k} {v}' for k,v in row.items()), flush=True)
     return row
 
-def overhead(store, d, device='cpu', target=50., count=60):
-    "Our loop against the bare one, with batches that make a bare step as long as wanted"
-    B = 2
+def overhead(store, d, device='cpu', target=50., width=192, times=6):
+    "Our loop against the bare one, with batches that make a bare step as long as wanted; and a second bare one. All anew some times: where in memory its tensors lie makes a loop faster or slower by some percent"
+    B,rows = 2,[]
     for _ in range(2): # the second guess starts from the first
-        run = bare(config(data=dict(batch_size=B)), store, device)
+        run = bare(config(width=width, data=dict(batch_size=B)), store, device)
         run(5)
         B = max(1, round(B*target/statistics.median(rounds(dict(bare=run), 5, 5)['bare'])))
-    cfg = config(data=dict(batch_size=B))
-    runs = dict(bare=bare(cfg, store, device), quantizer=Training(cfg, store, d/f'overhead-{device}'))
-    for run in runs.values(): run(10) # from here on, a row of the log falls into each round
-    ms,save = rounds(runs, 10, count),[]
-    for i in range(5):
+    cfg = config(width=width, data=dict(batch_size=B))
+    for i in range(times):
+        make = dict(bare=lambda: bare(cfg, store, device), again=lambda: bare(cfg, store, device), quantizer=lambda: Training(cfg, store, d/f'overhead-{device}-{width}-{i}'))
+        runs = {k:make[k]() for k in random.Random(i).sample(list(make), 3)}
+        for run in runs.values(): run(10) # from here on, a row of the log falls into each round
+        rows.append({k:statistics.median(v) for k,v in rounds(runs, 10, 14).items()})
         start = time.perf_counter()
-        runs['quantizer'].learn.checkpoint.save(0, i)
-        save.append(1000*(time.perf_counter()-start))
-    runs['quantizer'].close()
-    a,b = (statistics.median(ms[k]) for k in ('bare','quantizer'))
-    extra = statistics.median(y-x for x,y in zip(*ms.values()))
-    return tell(f'overhead, {device}', batch_size=B, bare_ms=round(a, 2), quantizer_ms=round(b, 2), extra_ms=round(extra, 2), ratio=ratios(ms['quantizer'], ms['bare']), checkpoint_ms=round(statistics.median(save), 1),
-        checkpoint_share=round(statistics.median(save)/500/b, 5), ms=[[round(x, 2) for x in v] for v in ms.values()]) # a checkpoint every 500 steps
+        runs['quantizer'].learn.checkpoint.save(0, 0)
+        rows[-1]['checkpoint'] = 1000*(time.perf_counter()-start)
+        runs['quantizer'].close()
+    ms = {k:[o[k] for o in rows] for k in rows[0]}
+    mid = {k:round(statistics.median(v), 2) for k,v in ms.items()}
+    return tell(f'overhead, {device}, width {width}', batch_size=B, **{f'{k}_ms':v for k,v in mid.items()}, extra_ms=round(statistics.median(y-x for x,y in zip(ms['bare']+ms['again'], 2*ms['quantizer'])), 2),
+        ratio=ratios(2*ms['quantizer'], ms['bare']+ms['again']), control=ratios(ms['again'], ms['bare']), checkpoint_share=round(mid['checkpoint']/500/mid['quantizer'], 5), rows=[{k:round(v, 2) for k,v in o.items()} for o in rows]) # a checkpoint every 500 steps
 
 def precision(store, d):
     "bfloat16 against float32"
@@ -144,7 +148,7 @@ def saved_mb(learn, cfg):
     with torch.autograd.graph.saved_tensors_hooks(_pack, lambda t: t), torch.autocast(x[0].device.type, torch.bfloat16, enabled=cfg['train']['precision'] == 'bf16'): out = model(*x[:2])
     return round(sum(v for k,v in kept.items() if k not in weights)/2**20, 1)
 
-OPTIONS = {'fp32':{}, 'bf16':dict(precision='bf16'), 'accumulate 4':dict(accumulate=4), 'activation checkpointing':dict(activation_checkpointing=True), 'AdamW not fused':{}, 'compile':dict(compile=True)}
+OPTIONS = {'fp32':{}, 'fp32 again':{}, 'bf16':dict(precision='bf16'), 'accumulate 4':dict(accumulate=4), 'activation checkpointing':dict(activation_checkpointing=True), 'AdamW not fused':{}, 'compile':dict(compile=True)}
 
 def options(store, d, name='conv', count=12, **base):
     "Each option alone, against the same training without it"
@@ -212,7 +216,9 @@ def gpu(store, d):
         res['sizes'][name] = [r | ({'of_peak':round(1000*flops.get_total_flops()/r['ms']/peak, 4)} if 'ms' in r else {}) for r in rows]
     return res
 
-PARTS = dict(overhead=overhead, precision=precision, options=options, batching=batching, workers=lambda store, d: workers(d), gpu=gpu)
+def both(store, d): return overhead(store, d) | dict(short=overhead(store, d, target=1., width=16)) # in short steps it is seen best what is added to each
+
+PARTS = dict(overhead=both, precision=precision, options=options, batching=batching, workers=lambda store, d: workers(d), gpu=gpu)
 
 if __name__ == '__main__':
     out,names = Path(sys.argv[1]),sys.argv[2:] or list(PARTS)

@@ -26,7 +26,7 @@ from ..quantizers.base import NO_CODE
 from .health import CodebookHealth, FrameLoss, NREMetric
 from .step import TrainStep, is_oom, oom_message
 
-# %% ../../nbs/train/54_learner.ipynb #c3fb5872
+# %% ../../nbs/train/54_learner.ipynb #676126c2
 def model_loss(
     pred, # What the model returned: it has a `loss`
     ids, # Numbers of the recordings: fastai wants a target
@@ -78,6 +78,7 @@ class SpeechLearner(Learner):
             if o.run and (event_name not in _inner_loop or (o.run_train if self.training else o.run_valid)): getattr(o, event_name)()
         if event_name == 'after_fit':
             for o in self.cbs: o.run = True
+        if event_name == 'after_batch' and self.training: self.pred,self.loss_grad,self.loss,self.xb,self.yb = None,None,self.loss.detach(),(None,),(None,)
 
 # %% ../../nbs/train/54_learner.ipynb #789cf2d2
 def decay_groups(

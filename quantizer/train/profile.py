@@ -55,6 +55,7 @@ class Profile(Callback):
     def before_train(self): self.begin()
     def after_batch(self):
         if not self.training: return
+        if self.undo and self.learn.pred is not None: self.frames = self.frames+self.learn.pred.frames
         self.seen += 1
         self.begin()
     def after_fit(self):
@@ -101,7 +102,6 @@ def event(self:Profile, hand_out, event):
         else: self.laps.start()
     if not ours or event != 'after_batch' or not self.undo: return
     self.done += 1
-    if self.learn.pred is not None: self.frames = self.frames+self.learn.pred.frames
     if self.done == self.steps: self.finish()
     else: self.laps.start()
 
