@@ -187,19 +187,21 @@ def test_stopped_and_resumed(args, straight, tmp_path, step, training, signum):
     same(straight, out)
     assert (out/'report.html').exists()
 
-def later(seconds, signum):
-    "A signal some time after the first batch"
+def later(seconds, signum, pause=0.):
+    "A signal some time after the first batch, where each batch takes a pause longer"
     def after_batch(self):
-        Checkpoint.after_batch = old
-        threading.Timer(seconds, signal_me(signum)).start()
+        if not sent:
+            sent.append(signum)
+            threading.Timer(seconds, signal_me(signum)).start()
+        time.sleep(pause)
         old(self)
-    old,Checkpoint.after_batch = Checkpoint.after_batch,after_batch
+    sent,old,Checkpoint.after_batch = [],Checkpoint.after_batch,after_batch
 
 def test_stopped_again_and_again(args, straight, tmp_path):
     "SIGTERM, SIGINT and SIGKILL at random moments, wherever they hit: nothing is lost, nothing is done twice"
     out,r,codes = tmp_path/'run',random.Random(0),set()
     for i in range(30):
-        p = Process('train', *args, '--resume', '--out', out, before=lambda: later(r.random()*0.2, [signal.SIGTERM, signal.SIGKILL, signal.SIGINT][i%3]))
+        p = Process('train', *args, '--resume', '--out', out, before=lambda: later(r.random()*0.2, [signal.SIGTERM, signal.SIGKILL, signal.SIGINT][i%3], pause=0.03))
         codes.add(p.wait())
         r.random()
         assert 'Traceback' not in p.said and p.code in (0, 130, 143, -9), (p.code, p.said)
