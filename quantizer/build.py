@@ -21,7 +21,6 @@ from .data.corpus import Corpus
 from .data.loaders import feature_loaders
 from .data.extract import build_store
 from .data.features import FeatureExtractor
-from .data.live import LiveFeatures
 from .data.store import FeatureStore, is_finished
 from .models.autoencoder import SpeechQuantizer, build_model
 from .quantizers.ranks import num_ranks

@@ -11,7 +11,7 @@ __all__ = ['HARMLESS', 'lock_run', 'changed_keys', 'print_row', 'train_run', 'fi
 import fcntl, json, os, signal, sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-import pandas as pd, torch, yaml
+import pandas as pd, yaml
 from fastai.callback.core import Callback
 from fastai.callback.progress import ShowGraphCallback
 from fastcore.xtras import IN_NOTEBOOK
