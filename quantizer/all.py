@@ -40,6 +40,7 @@ from .tokenizer import *
 from .evaluate.health import *
 from .evaluate.signal import *
 from .evaluate.phonetic import *
+from .evaluate.words import *
 from .evaluate.measure import *
 from .evaluate.report import *
 from .train.schedule import *
