@@ -5,10 +5,11 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 BENCH := $(VENV)/.bench
+PEER := .venv-bench/whisperspeech
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all bench bench-quantizers bench-data bench-train docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo test test-all bench bench-quantizers bench-data bench-train bench-whisper lines docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -25,6 +26,13 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 
 $(BENCH): $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+$(PEER)/.installed: tests/bench_whisper_requirements.txt tests/bench_whisper_peer_requirements.txt constraints.txt | $(READY)
+	@test -x $(PEER)/bin/python || $(BIN)/python -m venv $(PEER)
+	@echo "Installing WhisperSpeech into $(PEER): a minute or two"
+	@$(PEER)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r tests/bench_whisper_requirements.txt
+	@$(PEER)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/bench_whisper_peer_requirements.txt
 	@touch $@
 
 demo: $(READY)  ## train two small quantizers on the packaged recordings
@@ -48,7 +56,13 @@ bench-data: $(BENCH)  ## time loaders, features and extraction against the floor
 bench-train: $(READY)  ## time training: the loop against a bare one, precision, options, batches; some ten minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_train.py nbs/benchmarks/training.json
 
-bench: bench-quantizers bench-data bench-train  ## all three
+bench-whisper: $(PEER)/.installed  ## time training with Whisper's decoder against WhisperSpeech's; some ten minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_whisper.py $(PEER)/bin/python nbs/benchmarks/whisper.json
+
+bench: bench-quantizers bench-data bench-train bench-whisper  ## all four
+
+lines: $(READY)  ## count lines of code, by layer, and dependencies
+	@$(BIN)/python tests/count_lines.py
 
 docs: $(READY)  ## build the site in _docs, offline
 	@rm -rf build/docs
