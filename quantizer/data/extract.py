@@ -89,6 +89,7 @@ def extract_shard(
     about = source_columns(corpus.select(rows)).to_dict('records')
     device = extractor.device
     pool = ThreadPoolExecutor(threads) if threads else None
+    asks = hasattr(extractor, 'recording') # for more than the waveform
     def _frames(wavs):
         if len(wavs) == 1: return [extractor(wavs[0][None].to(device))[0][0].cpu()]
         batch,mask = pad_batch(wavs)
@@ -96,13 +97,14 @@ def extract_shard(
         return [x[:n] for x,n in zip(feats.cpu(), mask.sum(1).tolist())]
     with write_shard(Folder(path), number, dtype) as shard:
         for batch,got in _ahead(pool, lambda k: _load(corpus, extractor, rows[k], seconds[rows[k]]), length_batches(seconds[rows], batch_s)):
-            whole = [o for o in got if isinstance(o, torch.Tensor)]
+            whole = [o for o in got if isinstance(o, torch.Tensor)] if not asks else []
             try: done = iter(_frames(whole) if whole else [])
             except QuantizerError: done = None # one of them: find out which
             for k,o in zip(batch, got):
                 def _parts():
                     if isinstance(o, QuantizerError): raise o
-                    if isinstance(o, int): yield from long_frames(corpus, rows[k], extractor, o)
+                    if asks: yield extractor.recording(corpus, rows[k], o)
+                    elif isinstance(o, int): yield from long_frames(corpus, rows[k], extractor, o)
                     else: yield _frames([o])[0] if done is None else next(done)
                 shard.add(_parts(), **about[k])
                 if why := shard.rows[-1]['problem']: shard.rows[-1]['problem'] = name_file(why, corpus.file(rows[k]))
@@ -195,6 +197,13 @@ def _locked(folder):
         yield
     finally: os.close(fd)
 
+def _missing(index, corpus, texts):
+    "Which recordings an index lacks; with `texts`, also those whose text or language has changed, or which could not be used"
+    at = find_recordings(index, corpus)
+    if not texts: return at < 0
+    has = index.iloc[np.maximum(at, 0)]
+    return (at < 0) | (has.text.to_numpy() != corpus.df.text.to_numpy()) | (has.language.to_numpy() != corpus.df.language.to_numpy()) | (has.problem.to_numpy() != '')
+
 def build_store(
     corpus:Corpus, # What to extract
     extractor:FeatureExtractor, # With what, on its device
@@ -212,7 +221,7 @@ def build_store(
     with _locked(folder):
         m = start_store(folder, extractor.identity, extractor.dim, extractor.frame_rate, dtype)
         sweep_store(folder, m)
-        new = np.arange(len(corpus)) if m['index'] is None else np.flatnonzero(find_recordings(read_index(folder, m), corpus) < 0)
+        new = np.arange(len(corpus)) if m['index'] is None else np.flatnonzero(_missing(read_index(folder, m), corpus, hasattr(extractor, 'recording')))
         if len(new):
             seconds = _seconds(corpus)
             tasks = plan_shards(new, seconds[new]*extractor.frame_rate*extractor.dim*np.dtype(dtype).itemsize, shard_mb, len(m['shards']))

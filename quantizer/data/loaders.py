@@ -9,7 +9,7 @@ __all__ = ['BLOCK', 'BATCHING', 'draw', 'draw_below', 'permute', 'Pieces', 'Crop
            'feature_loaders']
 
 # %% ../../nbs/data/14_loaders.ipynb #7a737711
-import math, sys
+import math, sys, warnings
 import numpy as np, torch
 from fastai.data.core import DataLoaders
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -187,8 +187,9 @@ class Batches(Dataset):
         rank:int=0, # Of this process
         world:int=1, # Processes that train together
         augment=None, # Called with `(feats (T,D), epoch, recording)` of each row, in place
+        targets=None, # Called with the recordings, gives a tuple of tensors to go with them
     ):
-        self.source,self.plan,self.rank,self.world,self.augment = source,plan,rank,world,augment
+        self.source,self.plan,self.rank,self.world,self.augment,self.targets = source,plan,rank,world,augment,targets
         self._pool = []
     def __len__(self): return len(self.plan)
     def _empty(self, *shape):
@@ -202,7 +203,7 @@ class Batches(Dataset):
         return torch.from_numpy(a[:n].reshape(shape))
     def __getitem__(self,
         position:int, # `epoch * len(plan) + step`
-    )->tuple: # `feats (B,T,D)` in the source's `dtype`, `mask (B,T)`, `ids`: recordings `(B,)`, or `(B,T)` if rows are packed, -1 for padding
+    )->tuple: # `feats (B,T,D)` in the source's `dtype`, `mask (B,T)`, `ids`: recordings `(B,)`, or `(B,T)` if rows are packed, -1 for padding; before `ids` come the targets, if there are any
         "A batch"
         epoch,step = divmod(position, len(self.plan))
         items,starts,n,place = self.plan.batch(epoch, step)
@@ -230,7 +231,7 @@ class Batches(Dataset):
             for r in short: feats[r, n[r]:] = 0
         if self.augment:
             for i,a,k in zip(items.tolist(), first.tolist(), n.tolist()): self.augment(feats.view(B*T, -1)[a:a+k], epoch, i)
-        return feats,mask,ids
+        return feats,mask,*(self.targets(items) if self.targets else ()),ids
 
 class Positions(Sampler):
     "The numbers of the batches of one epoch; it may be shorter or longer than a pass over the data"
@@ -262,19 +263,28 @@ def feature_loaders(
     rank:int=0, # Of this process
     world:int=1, # Processes that train together
     epoch_steps:int|None=None, # Batches in a training epoch, after which there is a validation; a pass over the data by default
+    targets=None, # What goes with each recording, see `Batches`; those that `targets.has` not are left out
 )->DataLoaders:
     "Training batches, and whole validation recordings"
     check_range(1, np.inf, batch_size=batch_size)
+    if targets and batching != 'buckets': raise QuantizerError(f"batching is '{batching}': text goes with whole recordings, so it must be buckets")
     if batching not in BATCHING: raise QuantizerError(f"batching is '{batching}': expected one of {', '.join(BATCHING)}")
     crop,longest,size = (max(1, round(s*source.frame_rate)) for s in (crop_s, longest_s, batch_size*longest_s/2))
     def _loader(split):
         items = source.part(split)
+        if targets:
+            items = items[targets.has[items]]
+            if not len(items): raise QuantizerError(f"no recording of the '{split}' part has a text" + ''.join(f'; the first that has none: {p}' for p in list(targets.store.problems.values())[:1]))
+            long = source.frames[items] > longest # a piece of a recording is not what its text says
+            if long.all(): raise QuantizerError(f"longest_s is {longest_s:g}, and all {len(items)} recordings of the '{split}' part are longer: text goes with whole recordings")
+            if long.any(): warnings.warn(f"{long.sum()} of {len(items)} recordings of the '{split}' part are longer than longest_s, {longest_s:g}: they are left out, as text goes with whole recordings")
+            items = items[~long]
         if not len(items): raise QuantizerError(f"no recording that could be used is in the '{split}' part" + ''.join(f'; {len(source.problems)} were skipped, the first: {p}' for p in list(source.problems.values())[:1]))
         pieces,train,G = Pieces(items, source.frames[items], longest),split == 'train',batch_size*world
         if train and batching == 'crops': plan = Crops(pieces, G, crop, seed)
         elif train and batching == 'packed': plan = Packed(pieces, G, longest, gap, seed)
         else: plan = Buckets(pieces, G, size*world, train, seed)
-        return DataLoader(Batches(source, plan, rank, world, augment if train else None), batch_size=None, sampler=Positions(epoch_steps if train and epoch_steps else len(plan)), collate_fn=_same, num_workers=workers,
+        return DataLoader(Batches(source, plan, rank, world, augment if train else None, targets), batch_size=None, sampler=Positions(epoch_steps if train and epoch_steps else len(plan)), collate_fn=_same, num_workers=workers,
             persistent_workers=workers > 0, prefetch_factor=4 if workers else None, pin_memory=torch.cuda.is_available(),
             generator=torch.Generator()) # workers draw their seeds from this, not from the numbers that training uses
     return DataLoaders(_loader('train'), _loader('valid'))
