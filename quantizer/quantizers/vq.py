@@ -25,6 +25,7 @@ from .search import kmeans, nearest
 @QUANTIZERS.register('vq')
 class VQ(Quantizer):
     "A codebook of vectors; the nearest one wins"
+    resizable = False # May a state with more or fewer codes be loaded? For trainings whose codebook grows
     @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
@@ -128,9 +129,21 @@ def prepare(self:VQ,
     if self.learn_by != 'frozen': self.revive(h)
 
 @patch
-def _load_from_state_dict(self:VQ, *args):
-    Quantizer._load_from_state_dict(self, *args)
+def _load_from_state_dict(self:VQ, state, prefix, *args):
+    codes = state.get(f'{prefix}codebook')
+    if self.resizable and codes is not None and len(codes) != self.codebook_size: self.resize(len(codes))
+    Quantizer._load_from_state_dict(self, state, prefix, *args)
     self._started = False
+
+@patch
+def resize(self:VQ,
+    codebook_size:int, # `K`
+):
+    "Make room for other codes; those there are, are lost"
+    if self.learn_by == 'gradient': raise QuantizerError(f"{self.name}: codes that learn by gradient are known to an optimizer, and cannot become more or fewer while it is in use")
+    for k in ('codebook','counts','sums'):
+        if hasattr(self, k): setattr(self, k, getattr(self, k).new_zeros(codebook_size, *getattr(self, k).shape[1:]))
+    self._sizes = [codebook_size]*self.num_codebooks
 
 @patch
 def start(self:VQ, h:Tensor):

@@ -84,8 +84,8 @@ class SpeechLearner(Learner):
 def decay_groups(
     model:nn.Module,
 )->list[list]: # Parameters with weight decay, and those without
-    "Split parameters: matrices and kernels decay; norms, biases and codebooks do not"
-    keep = {id(p) for m in get_model(model).modules() for k,p in m.named_parameters(recurse=False) if p.ndim < 2 or k == 'codebook'}
+    "Split parameters: matrices and kernels decay; norms, biases, codebooks and silence do not"
+    keep = {id(p) for m in get_model(model).modules() for k,p in m.named_parameters(recurse=False) if p.ndim < 2 or k in ('codebook','silence')}
     params = [p for p in model.parameters() if p.requires_grad]
     return [[p for p in params if id(p) not in keep], [p for p in params if id(p) in keep]]
 
@@ -131,7 +131,7 @@ def quantizer_learner(
     health,cbs = CodebookHealth(frame_rate/model.downsample),list(cbs or [])
     if not any(isinstance(o, TrainStep) for o in cbs): cbs.append(TrainStep())
     opt = partial(SpeechOptim, opt=torch.optim.AdamW, betas=(0.9,0.99), fused=True)
-    learn = SpeechLearner(dls, model, model_loss, opt, lr=lr, wd=[wd,0.], splitter=decay_groups, metrics=[NREMetric(), *health.metrics()], cbs=[health, *cbs], **kwargs)
+    learn = SpeechLearner(dls, model, model_loss, opt, lr=lr, wd=[wd,0.], splitter=decay_groups, metrics=[NREMetric(), *health.metrics(), *(m for o in cbs if hasattr(type(o), 'metrics') for m in o.metrics())], cbs=[health, *cbs], **kwargs)
     learn.recorder.loss,learn.recorder.smooth_loss = FrameLoss(),SmoothLoss()
     return learn
 

@@ -87,9 +87,9 @@ class RunLog(Callback):
     def after_batch(self):
         p = self.learn.pred
         if p is not None:
-            v = torch.stack([p.loss, *p.losses.values()]).detach().double()*p.frames
-            self.names,v = ['loss',*p.losses],torch.cat([v, p.frames[None].double()])
-            v = torch.where(v[0].isfinite(), v, 0.) # else the step is refused
+            n = torch.stack([p.frames, *(p.counts.get(k, p.frames) for k in p.losses)]).double()
+            v = torch.stack([p.loss, *p.losses.values()]).detach().double()
+            self.names,v = ['loss',*p.losses],torch.where(v[0].isfinite(), torch.cat([v*n, n]), 0.) # else the step is refused
             self.sums = v if self.sums is None else self.sums+v
             if self.training: self.steps,self.frames = self.steps+1,self.frames+p.frames
         if self.training and (self.train_iter == 1 or self.train_iter % self.every == 0): self.step_row()
@@ -127,12 +127,20 @@ def step_row(self:RunLog):
     self._window()
 
 @patch
+def _means(self:RunLog, sums): return (lambda v,n: (v/n).tolist())(*sums.chunk(2))
+
+@patch
+def valid_losses(self:RunLog)->dict:
+    "Mean losses of the validation that has just ended"
+    return {} if self.sums is None else dict(zip(self.names, self._means(self.sums)))
+
+@patch
 def epoch_row(self:RunLog):
     "A row of `log.csv`, and `codes.json`; `row` keeps it, on every process"
     r,h = self.recorder,self.codebook_health
-    def _means(name, v): return {f'{name}_{k}':float(o) for k,o in zip(self.names, v[:-1]/v[-1])}
-    row = dict(epoch=self.epoch, step=self.train_iter, lr=float(self.opt.hypers[-1]['lr'])) | _means('train', self.train_sums)
-    if self.sums is not None: row |= _means('valid', self.sums)
+    row = dict(epoch=self.epoch, step=self.train_iter, lr=float(self.opt.hypers[-1]['lr']))
+    for part,v in dict(train=self.train_sums, valid=self.sums).items():
+        if v is not None: row |= {f'{part}_{k}':o for k,o in zip(self.names, self._means(v))}
     row |= {k:float(v) for k,v in zip(r.metric_names[3:], r.values[-1][2:]) if k != 'time' and isinstance(v, (int,float))}
     if h.health:
         row |= {k:h.health[k] for k in ('usage','dead','perplexity','entropy','bitrate')}

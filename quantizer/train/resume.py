@@ -86,6 +86,7 @@ class EarlyStop(Callback):
         self.best,self.waited = math.inf,0
     def after_epoch(self):
         now = to_minimise(self.learn, self.monitor)
+        if math.isnan(now): return # not measured this time
         better = now < self.best-self.min_delta
         self.best,self.waited = (now,0) if better else (self.best,self.waited+1)
         if self.over:

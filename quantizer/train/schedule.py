@@ -80,8 +80,8 @@ def wsd(
 def lower_is_better(
     name:str, # Of a measure, as a fit logs it
 )->bool:
-    "Is less of this measure better? Yes, but for usage, perplexity and entropy of the codes"
-    return name.rstrip('_0123456789') not in ('usage','perplexity','entropy')
+    "Is less of this measure better? Yes, but for usage, perplexity and entropy of the codes, and accuracy"
+    return name.rstrip('_0123456789').rpartition('_')[2] not in ('usage','perplexity','entropy','accuracy')
 
 def last_measure(
     learn,
