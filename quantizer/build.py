@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/build.html.md"""
 
 # %% auto #0
 __all__ = ['load_corpus', 'open_store', 'fill_store', 'make_augment', 'mask_features', 'extract_features', 'tell_problems',
-           'load_model', 'init_model', 'run_learner']
+           'load_model', 'init_model', 'open_targets', 'make_model', 'run_learner']
 
 # %% ../nbs/61b_build.ipynb #9da4b4a6
 import re, sys
@@ -23,6 +23,9 @@ from .data.extract import build_store
 from .data.features import FeatureExtractor
 from .data.store import FeatureStore, is_finished
 from .models.autoencoder import SpeechQuantizer, build_model
+from .models.bottleneck import build_bottleneck
+from .models.targets import StoredTargets, TextTargets
+from .models.whisper import WhisperTeacher
 from .quantizers.ranks import num_ranks
 from .quantizers.vq import VQ
 from .tokenizer import Tokenizer
@@ -31,10 +34,12 @@ from .train.distributed import DDPCallback, rank
 from .train.learner import SpeechLearner, quantizer_learner
 from .train.logging import RunLog
 from .train.loggers import make_loggers
+from .train.phases import Phases
 from .train.profile import Profile
 from .train.resume import Checkpoint, EarlyStop, StopSignals
 from .train.schedule import Anneal, anneal, lr_scheduler
 from .train.step import TrainStep, checkpoint_activations, compile_parts
+from .train.transcripts import Transcripts
 
 # %% ../nbs/61b_build.ipynb #f2921d41
 def load_corpus(
@@ -60,10 +65,14 @@ def open_store(
 
 def fill_store(cfg:dict, corpus:Corpus, extractor:FeatureExtractor, path:str|Path, progress:bool=True)->FeatureStore:
     "Extract what a store does not have yet of a corpus, as a config says"
-    how = dict(cfg['data']['extract'])
-    try: extractor = extractor.to(torch.device(how.pop('device')))
-    except (RuntimeError, AssertionError) as e: raise QuantizerError(f"'data.extract.device' is '{cfg['data']['extract']['device']}': it cannot be used here ({str(e).splitlines()[0][:100]})") from None
+    how = {k:v for k,v in cfg['data']['extract'].items() if k != 'device'}
+    extractor = _to_device(cfg, extractor)
     return build_store(corpus, extractor, path, cfg['data']['dtype'], progress=progress, **how)
+
+def _to_device(cfg, extractor):
+    "Where features are extracted"
+    try: return extractor.to(torch.device(cfg['data']['extract']['device']))
+    except (RuntimeError, AssertionError) as e: raise QuantizerError(f"'data.extract.device' is '{cfg['data']['extract']['device']}': it cannot be used here ({str(e).splitlines()[0][:100]})") from None
 
 def make_augment(cfg:dict)->Augment|None:
     "The augmentation of training crops that a config describes"
@@ -110,6 +119,8 @@ def load_model(
     cfg = yaml.safe_load(run.read_text())
     dim = make_features(cfg).dim
     model = build_model(cfg['model'], torch.zeros(dim), torch.ones(dim))
+    for o in model.quantizer.modules():
+        if isinstance(o, VQ): o.resizable = cfg['train'].get('phases') is not None # it may have grown
     load_checkpoint(path, model)
     return model
 
@@ -127,6 +138,36 @@ def init_model(
     try: to.load_state_dict(source.state_dict())
     except RuntimeError as e: raise QuantizerError(f"'train.init_from' is {path}: its {'model' if part == 'all' else 'quantizer'} is of another kind ({re.sub(r'^.*?: ', '', ' '.join(str(e).split()), count=1)[:200]})") from None
 
+# %% ../nbs/61b_build.ipynb #6e8a6301
+def open_targets(
+    cfg:dict, # Checked
+    store, # The features: a `FeatureStore` or `LiveFeatures`
+    path:str|Path, # Where the targets are or shall be, unless the config names a place
+    progress:bool=True, # Show a bar
+)->StoredTargets|None:
+    "Texts of the recordings of a store, and what the teacher expects, made if they are not there; `None` where no loss needs them"
+    if (how := cfg['model'].get('teacher')) is None: return None
+    maker = TextTargets(cfg['features']['model'], how['text'], how['topk'], how['temperature'])
+    opts = {k:v for k,v in cfg['data']['extract'].items() if k not in ('device','batch_s')}
+    return StoredTargets(build_store(store.corpus, _to_device(cfg, maker), how['store'] or path, progress=progress, **opts), store.index.id, how['topk'] > 0)
+
+def make_model(
+    cfg:dict, # Checked
+    store, # Features
+)->SpeechQuantizer:
+    "The model that a config describes, with its teacher if it has one"
+    items = store.part('train')
+    mean,std = store.mean_std(items)
+    if (how := cfg['model'].get('teacher')) is None: return build_model(cfg['model'], mean, std)
+    extractor = _to_device(cfg, make_features(cfg))
+    teacher = WhisperTeacher(extractor.model, extractor.layer, how['dtype'])
+    wavs,short = [],items[store.frames[items] <= 30*store.frame_rate]
+    for i in store.used[short] if isinstance(store, FeatureStore) else short:
+        if len(wavs) == 16: break
+        try: wavs.append(store.corpus.audio(int(i), extractor.sample_rate))
+        except QuantizerError: pass # told when it is its turn
+    return build_bottleneck(cfg['model'], mean, std, teacher, teacher.silence(extractor, wavs).to(mean.device))
+
 # %% ../nbs/61b_build.ipynb #5c8a6357
 def run_learner(
     cfg:dict, # Checked
@@ -134,17 +175,20 @@ def run_learner(
     out:str|Path|None=None, # Run folder for logs and checkpoints; `None` writes nothing
     resume:bool=False, # Go on from the newest checkpoint there
     stop:StopSignals|None=None, # End when it has noted a signal
+    targets:StoredTargets|None=None, # Texts, from `open_targets`, where the losses need them
 )->SpeechLearner: # Ready for `fit`
     "Model, loaders and callbacks, as a config describes them; under `torchrun`, those of this process"
     t,data,world = cfg['train'],cfg['data'],num_ranks()
     set_seed(cfg['seed'], reproducible=True)
-    model = build_model(cfg['model'], *store.mean_std(store.part('train')))
+    model = make_model(cfg, store)
     if t['init_from'] and not (resume and step_checkpoints(Path(out)/'checkpoints')): init_model(model, t['init_from'], t['init_part'])
     if t['activation_checkpointing']: checkpoint_activations(model)
     if t['compile']: compile_parts(model)
     if rank(): set_seed(cfg['seed']+rank(), reproducible=True) # dropout differs, the first weights do not
-    dls = feature_loaders(store, data['batch_size'], data['crop_s'], data['workers'], cfg['seed'], data['batching'], data['longest_s'], model.gap, mask_features(cfg), rank(), world, t['epoch_steps'])
+    dls = feature_loaders(store, data['batch_size'], data['crop_s'], data['workers'], cfg['seed'], data['batching'], data['longest_s'], model.gap, mask_features(cfg), rank(), world, t['epoch_steps'], targets)
     cbs = [DDPCallback(), TrainStep(t['precision'], t['accumulate'], t['clip'], t['nonfinite']), lr_scheduler(t['schedule'], t['lr'])]
+    if t['phases']: cbs.append(Phases(t['phases']))
+    if t['wer']: cbs.append(Transcripts(t['wer']))
     if t['anneal']: cbs.append(Anneal({k:anneal(**v) for k,v in t['anneal'].items()}))
     if out is not None:
         cbs += [RunLog(out, t['log_steps'], partial(make_loggers, t['loggers'], Path(out), cfg) if t['loggers'] else None),

@@ -75,7 +75,9 @@ def info(
         return res | (dict(tokenizer=info(p/'tokenizer')) if (p/'tokenizer').is_dir() else {})
     if Folder(path).has('manifest.json'):
         s = FeatureStore(path)
-        res = dict(kind='feature store', recordings=len(s), frames=int(s.frames.sum()), hours=round(int(s.frames.sum())/s.frame_rate/3600, 4), dtype=str(s.dtype), **s.manifest['features'], problems=s.problems)
+        n = int(s.frames.sum())
+        about = dict(kind='text targets', recordings=len(s), tokens=n) if s.manifest['features']['name'] == 'text_targets' else dict(kind='feature store', recordings=len(s), frames=n, hours=round(n/s.frame_rate/3600, 4))
+        res = about | dict(dtype=str(s.dtype), **s.manifest['features'], problems=s.problems)
         return res | (dict(damaged=s.verify()) if verify else {})
     if (p/'config.json').is_file():
         from quantizer.tokenizer import Tokenizer
@@ -143,10 +145,26 @@ def _evaluate(a):
     if a.split: corpus = _split_as_trained(a.tokenizer, corpus).part(a.split)
     m = evaluate(tok, corpus)
     tell_problems(m['problems'], m['recordings']+len(m['problems']))
-    print_measures({str(a.tokenizer):m})
+    shown = {str(a.tokenizer):m}
+    if a.wer: text = _add_text(m, shown, tok, corpus)
+    print_measures(shown)
+    if a.wer: print(f"\n{text.to_string(float_format='{:.3f}'.format)}\n")
     print(f"codebook: {m['verdict']}")
     if a.out:
         with atomic_path(a.out) as tmp: tmp.write_text(json.dumps(m, indent=1))
+
+def _add_text(m, shown, tok, corpus):
+    "Let Whisper read the tokens, and add what comes of it"
+    from quantizer.build import tell_problems
+    from quantizer.evaluate.measure import TEXT_MEASURES
+    from quantizer.evaluate.transcribe import measure_text
+    t = measure_text(tok, corpus)
+    tell_problems(t.problems, len(corpus))
+    def _known(d): return {k:None if isinstance(v, float) and v != v else v for k,v in d.items()} # JSON has no NaN
+    m |= {k:v for k,v in _known(t.rates).items() if k in TEXT_MEASURES}
+    m |= dict(read=t.rates['recordings'], whisper=_known(t.plain), difference=_known(t.lost), languages={k:_known(v) for k,v in t.languages.to_dict('index').items()}, texts=t.texts.to_dict('records'), text_problems=t.problems)
+    shown['Whisper'] = t.plain
+    return t.languages[['recordings','words','wer','wer_low','wer_high','cer','hallucinations','wer_whisper']]
 
 def _info(a):
     import yaml
@@ -167,10 +185,10 @@ def print_measures(
     measures:dict, # Column -> what `evaluate` gave
 ):
     "The measures as a table of text"
-    from quantizer.evaluate.measure import MEASURES
+    from quantizer.evaluate.measure import shown_measures
     wide = max(12, *(len(o)+2 for o in measures))
     print(f"{'':22}" + ''.join(f'{o:>{wide}}' for o in measures))
-    for k,(name,_) in MEASURES.items():
+    for k,(name,_) in shown_measures(measures).items():
         print(f'{name:22}' + ''.join(f"{'-' if m.get(k) is None else format(m[k], '.4g'):>{wide}}" for m in measures.values()))
 
 # %% ../nbs/63_cli.ipynb #3ed8161f
@@ -212,6 +230,7 @@ def make_parser()->argparse.ArgumentParser:
     v = _verb('evaluate', _evaluate, 'measure a tokenizer on a corpus', 'quantizer evaluate runs/first sample --split valid --out measures.json')
     v.add_argument('tokenizer', help='folder of a tokenizer, or of its run')
     v.add_argument('corpus', help="a folder, a manifest, tar shards, a dataset, or 'sample'")
+    v.add_argument('--wer', action='store_true', help="let Whisper read the tokens: word and character error rates, beside Whisper without tokens, by language; for tokens of 'whisper' features")
     v.add_argument('--split', choices=('train','valid','test'), help='only this part of the corpus')
     v.add_argument('--out', metavar='F', help='JSON file to write')
     v = _verb('info', _info, 'say what a path holds: tokenizer, run, feature store or corpus', 'quantizer info sample')

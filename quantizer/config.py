@@ -16,10 +16,12 @@ from typing import Literal
 import torch, yaml
 from .core import QuantizerError, check_args, check_range, nearest_name
 from .data import encoders # enters its extractors into FEATURES
+from .models import bottleneck, published # enter theirs into ENCODERS and DECODERS
 from .data.augment import Augment
 from .data.features import FEATURES, FeatureExtractor
-from .models.autoencoder import build_model, check_model
+from .models.autoencoder import TEXT_LOSSES, build_model, check_model
 from .train.loggers import check_loggers
+from .train.phases import check_phases
 from .train.schedule import anneal, check_schedule
 
 # %% ../nbs/61_config.ipynb #25217c1f
@@ -60,6 +62,8 @@ def train_options(
     init_from:str|None=None, # Run, checkpoint or tokenizer whose weights to start with
     init_part:Literal['all','codebook']='all', # Which of them
     profile:int=0, # Print where the time of so many steps goes
+    phases:list|None=None, # `[{epochs, losses: {name: weight}, codebook_size}, ...]`: what changes as epochs begin; `epochs` becomes their sum
+    wer:int=0, # Validations from one transcript by Whisper to the next, for the word error rate; none if 0
 ): pass
 
 def extract_options(
@@ -121,13 +125,17 @@ def check_config(
     name = f.pop('name')
     model,train = dict(cfg['model']),check_args(train_options, cfg['train'], 'train')
     train['schedule'] = check_schedule(train['schedule'])
+    _check_text(name, model, dict(cfg['data']), train)
     train['checkpoint'] = check_args(checkpoint_options, train['checkpoint'] or {}, 'train.checkpoint')
     if train['early_stop'] is not None: train['early_stop'] = check_args(early_stop_options, train['early_stop'], 'train.early_stop')
     if train['anneal'] is not None: train['anneal'] = {k:check_args(anneal, v if isinstance(v, dict) else dict(start=v), f'train.anneal.{k}') for k,v in train['anneal'].items()}
     data = check_args(data_options, cfg['data'], 'data')
     data['extract'] = check_args(extract_options, data['extract'] or {}, 'data.extract')
     if data['live'] and data['store']: raise QuantizerError("'data.live' and 'data.store' are both given: features come from a store, or are computed while training")
-    res = dict(seed=cfg['seed'], data=data, features=dict(name=name)|check_args(FEATURES[name], f, 'features'), model=check_model(model), train=train)
+    features = dict(name=name)|check_args(FEATURES[name], f, 'features')
+    extractor = _try(lambda: make_features(dict(features=features)))
+    if isinstance(q := model.get('quantizer'), dict) and q.get('dim') == 'features': model['quantizer'] = q | dict(dim=extractor.dim)
+    res = dict(seed=cfg['seed'], data=data, features=features, model=check_model(model), train=train)
     for block,key in (('data','batch_size'),('data','crop_s'),('data','longest_s'),('train','epochs'),('train','lr'),('train','log_steps'),('train','clip')):
         if res[block][key] <= 0: raise QuantizerError(f"'{block}.{key}' is {res[block][key]}: expected more than 0")
     check_range(0, 2**32-1, seed=res['seed'])
@@ -140,34 +148,50 @@ def check_config(
         data['augment'] = check_args(Augment, data['augment'], 'data.augment')
         if Augment(**data['augment']).needs_waveform and not data['live']:
             raise QuantizerError("'data.augment' changes the waveform, and a store holds features: set data.live=true, or leave gain, noise and speed out")
-    trial,extractor,out = _try(res)
+    trial,out = _try(lambda: _run(res, extractor))
+    if train['phases'] is not None: _check_phases(res, trial)
     res['features'] = extractor.settings # with the hash of weights that it reads
-    measures = ['nre','usage','dead','perplexity','entropy','bitrate','train_loss','valid_loss',*(f'{o}_{k}' for k in out.losses for o in ('train','valid'))]
+    measures = ['nre','usage','dead','perplexity','entropy','bitrate','train_loss','valid_loss',*(['wer'] if train['wer'] else []), *(f'{o}_{k}' for k in (*out.losses, *(('ce', *(['kl'] if 'kl' in res['model']['losses'] or res['model']['teacher']['topk'] else []), 'accuracy') if 'teacher' in res['model'] else ())) for o in ('train','valid'))]
     for block in ('checkpoint','early_stop','schedule'):
         if (k := (train[block] or {}).get('monitor', 'nre')) not in measures: raise QuantizerError(f"'train.{block}.monitor' is '{k}'{nearest_name(k, measures)}: no such measure is logged; there are: {', '.join(measures)}")
     for k,v in (train['anneal'] or {}).items():
         try:
             anneal(**v)
-            for o in ('start','end'): trial.set_quantity(k, v[o])
+            for o in ('start','end'): k in res['model']['losses'] or trial.set_quantity(k, v[o])
         except QuantizerError as e: raise QuantizerError(f"'train.anneal.{k}': {e}") from None
     return res
 
-def _try(cfg):
-    "Make the extractor and the model, and let a second of noise through both"
-    try:
-        extractor = make_features(cfg)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model = build_model(cfg['model'], torch.zeros(extractor.dim), torch.ones(extractor.dim))
-            out = model.eval()(*extractor(0.1*torch.randn(1, max(extractor.sample_rate, 2*extractor.win_length))))
+def _check_text(features, model, data, train):
+    "What a training through Whisper needs"
+    spoken = [k for k in TEXT_LOSSES if isinstance(model.get('losses'), dict) and model['losses'].get(k) is not None]
+    if train['wer'] and not spoken: raise QuantizerError(f"'train.wer' is {train['wer']}, and 'model.losses' has no loss of text ({', '.join(TEXT_LOSSES)}): only a training through Whisper is transcribed")
+    if spoken and features != 'whisper': raise QuantizerError(f"'model.losses.{spoken[0]}' is a loss of the text that Whisper reads: it needs features of name whisper, not {features}")
+    if spoken and (how := data.get('batching', 'crops')) != 'buckets': raise QuantizerError(f"'data.batching' is '{how}': text goes with whole recordings, so a training through Whisper needs buckets")
+
+def _check_phases(cfg, trial):
+    "Complete the phases of a config, and the number of its epochs"
+    t,q = cfg['train'],cfg['model']['quantizer']
+    t['phases'] = check_phases(t['phases'], [*cfg['model']['losses'], *(k for k in trial.quantities() if k not in cfg['model']['losses'] and k != 'quantized')], trial.quantizer.codebook_size, q['name'] == 'vq' and q['codebook'] == 'ema')
+    t['epochs'] = sum(o['epochs'] for o in t['phases'])
+    if both := {k for o in t['phases'] for k in o['losses'] or {}} & {*(t['anneal'] or {})}: raise QuantizerError(f"'{min(both)}' is set by 'train.phases' and moved by 'train.anneal': keep one")
+
+def _try(f):
+    "What `f` gives; what it stumbles on is a mistake in the config"
+    try: return f()
     except QuantizerError: raise
     except Exception as e: raise QuantizerError(f"these settings do not work together: {' '.join(str(e).split())[:300]}") from None
-    return model,extractor,out
+
+def _run(cfg, extractor):
+    "Make the model, and let a second of noise through it"
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build_model(cfg['model'], torch.zeros(extractor.dim), torch.ones(extractor.dim))
+        return model,model.eval()(*extractor(0.1*torch.randn(1, max(extractor.sample_rate, 2*extractor.win_length))))
 
 def _check_train(train):
     "Ranges and blocks"
     def _whole(lo, **values): check_range(lo, math.inf, **{f'train.{k}':v for k,v in values.items() if v is not None})
     _whole(1, accumulate=train['accumulate'], epoch_steps=train['epoch_steps'], **{f'checkpoint.{k}':train['checkpoint'][k] for k in ('steps','keep')})
-    _whole(0, profile=train['profile'])
+    _whole(0, profile=train['profile'], wer=train['wer'])
     _whole(1e-9, **{'checkpoint.minutes':train['checkpoint']['minutes']})
     if train['early_stop']: _whole(1, **{'early_stop.patience':train['early_stop']['patience']})
     if train['loggers']: train['loggers'] = check_loggers(train['loggers'] if isinstance(train['loggers'], list) else [train['loggers']])

@@ -8,22 +8,23 @@ Docs: https://quantizer-dev.github.io/quantizer/run.html.md"""
 __all__ = ['HARMLESS', 'lock_run', 'changed_keys', 'print_row', 'train_run', 'finish_run', 'report_run']
 
 # %% ../nbs/62_run.ipynb #15299e2c
-import fcntl, json, os, signal, sys
+import fcntl, json, math, os, signal, sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import pandas as pd, yaml
 from fastai.callback.core import Callback
 from fastai.callback.progress import ShowGraphCallback
 from fastcore.xtras import IN_NOTEBOOK
-from .build import load_corpus, open_store, make_augment, run_learner, tell_problems
+from .build import load_corpus, open_store, open_targets, make_augment, run_learner, tell_problems
 from .config import load_config, make_features
 from .core import QuantizerError, atomic_path, fingerprint
 from .data.audio import is_url
 from .data.corpus import Corpus
 from .data.live import LiveFeatures
 from .data.store import FeatureStore
-from .evaluate.measure import evaluate, kmeans_baseline
+from .evaluate.measure import TEXT_MEASURES, evaluate, kmeans_baseline, kmeans_model
 from .evaluate.report import write_report
+from .evaluate.transcribe import measure_text
 from .quantizers.ranks import num_ranks
 from .tokenizer import Tokenizer
 from .train.checkpoint import load_checkpoint, replaced
@@ -66,7 +67,7 @@ def _lock(f):
     return True
 
 # %% ../nbs/62_run.ipynb #cb329338
-HARMLESS = ('data.workers','data.extract.','data.verify','data.store','train.checkpoint.','train.log_steps','train.loggers','train.early_stop','train.nonfinite','train.activation_checkpointing','train.profile')
+HARMLESS = ('data.workers','data.extract.','data.verify','data.store','model.teacher.store','train.checkpoint.','train.log_steps','train.loggers','train.early_stop','train.nonfinite','train.activation_checkpointing','train.profile')
 
 def _flat(d, at=''): return {k2:v2 for k,v in d.items() for k2,v2 in (_flat(v, f'{at}{k}.') if isinstance(v, dict) else {f'{at}{k}':v}).items()}
 
@@ -87,20 +88,22 @@ def changed_keys(
 def print_row(
     names:list, # Of the columns
     row:list, # As fastai's Recorder logs it
+    losses:dict|None=None, # Of the validation
 ):
     "One line for an epoch"
-    v = dict(zip(names, row))
-    print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}   error {v['nre']:.4f}   in use {100*v['usage']:3.0f} %   perplexity {v['perplexity']:.0f}   {v['time']}", flush=True)
+    v = dict(zip(names, row)) | (losses or {})
+    text = ''.join(f'   {name} {v[k]:.3f}' for k,name in (('kl','KL'), ('accuracy','accuracy'), ('wer','WER')) if v.get(k, math.nan) == v.get(k, math.nan) and k in v)
+    print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}   error {v['nre']:.4f}{text}   in use {100*v['usage']:3.0f} %   perplexity {v['perplexity']:.0f}   {v['time']}", flush=True)
 
 def _fit(learn, epochs, progress):
     if rank(): progress,learn.logger = False,lambda row: None
-    else: learn.logger = lambda row: print_row(learn.recorder.metric_names, row)
+    else: learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.run_log.valid_losses())
     if progress and IN_NOTEBOOK: learn.add_cb(ShowGraphCallback())
     with nullcontext() if progress else learn.no_bar(): learn.fit(epochs)
 
 # %% ../nbs/62_run.ipynb #d46c95a3
 def _absolute(cfg):
-    for block,k in ((cfg['data'],'corpus'),(cfg['data'],'store'),(cfg['train'],'init_from'),((cfg['data']['augment'] or {}).get('noise') or {},'folder')):
+    for block,k in ((cfg['model'].get('teacher') or {},'store'),(cfg['data'],'corpus'),(cfg['data'],'store'),(cfg['train'],'init_from'),((cfg['data']['augment'] or {}).get('noise') or {},'folder')):
         if block.get(k) not in ('sample',None) and not is_url(block[k]): block[k] = str(Path(block[k]).absolute())
     return cfg
 
@@ -108,14 +111,18 @@ def _check_folder(out, resume):
     "Is there a run to go on with?"
     has = (out/'config.yaml').exists()
     if has and not resume: raise QuantizerError(f"{out}: holds a run already; go on with it by --resume, name another folder, or remove this one")
-    if not has and out.exists() and (not out.is_dir() or any(not o.name.startswith(('features','.lock','data.json','.data.json','.config.yaml')) for o in out.iterdir())): raise QuantizerError(f"{out}: exists and is not empty; name another folder")
+    if not has and out.exists() and (not out.is_dir() or any(not o.name.startswith(('features','targets','.targets','.lock','data.json','.data.json','.config.yaml')) for o in out.iterdir())): raise QuantizerError(f"{out}: exists and is not empty; name another folder")
     return has
 
 def _open(cfg, out, progress):
-    "Corpus and features"
+    "Corpus, features, and texts if they are needed"
     corpus = load_corpus(cfg)
-    if cfg['data']['live']: return corpus,LiveFeatures(corpus, make_features(cfg), make_augment(cfg), cfg['seed'])
-    with first_process_first(): return corpus,open_store(cfg, corpus, cfg['data']['store'] or out/'features', progress and not rank())
+    def _features():
+        if cfg['data']['live']: return LiveFeatures(corpus, make_features(cfg), make_augment(cfg), cfg['seed'])
+        return open_store(cfg, corpus, cfg['data']['store'] or out/'features', progress and not rank())
+    with first_process_first():
+        store = _features()
+        return corpus,store,open_targets(cfg, store, out/'targets', progress and not rank())
 
 def _about(store): return dict(recordings=len(store), frames=int(store.frames.sum()), fingerprint=fingerprint(store.frames.tobytes(), store.part('train').tobytes(), store.part('valid').tobytes()))
 
@@ -157,14 +164,14 @@ def _train(source, out, changes, progress, resume, override):
     with lock_run(out): return _locked(cfg, out, progress, override, goes_on, told)
 
 def _locked(cfg, out, progress, override, goes_on, told):
-    corpus,store = _open(cfg, out, progress)
+    corpus,store,targets = _open(cfg, out, progress)
     with StopSignals() as stop:
         if goes_on and not override: _check_data(out, store)
-        learn = run_learner(cfg, store, out, goes_on, stop)
+        learn = run_learner(cfg, store, out, goes_on, stop, targets)
         if goes_on: learn.add_cb(_GoesOn(cfg, out, store))
         if rank() == 0:
             if not goes_on: _write_settings(cfg, out, store)
-            tell_problems(corpus.problems | store.problems, len(corpus)+len(corpus.problems))
+            tell_problems(corpus.problems | store.problems | (targets.store.problems if targets else {}), len(corpus)+len(corpus.problems))
             print(f"{len(store):,} recordings, {int(store.frames.sum())/store.frame_rate/60:.1f} minutes; {sum(p.numel() for p in learn.model.parameters()):,} parameters" + f'; {num_ranks()} processes'*(num_ranks() > 1), flush=True)
         learn.run_log.notes = [('config', o) for o in told] if goes_on else [('started', f"{cfg['train']['epochs']} epochs of {len(learn.dls.train)} steps")]
         try:
@@ -192,7 +199,9 @@ def finish_run(
     model = get_model(learn.model)
     best = out/'checkpoints/best'
     state = load_checkpoint(best, model) if best.exists() else dict(epoch=learn.epoch, step=learn.train_iter) # none, if the disk was full
-    tokenizer = Tokenizer(cfg, model.cpu())
+    model = model.cpu()
+    if cfg['train']['phases']: cfg['model']['quantizer']['codebook_size'] = model.quantizer.codebook_size # it may have grown
+    tokenizer = Tokenizer(dict(cfg, model={k:v for k,v in cfg['model'].items() if k != 'teacher'}), model)
     with replaced(out/'tokenizer') as new: tokenizer.save(new)
     return tokenizer,state
 
@@ -210,10 +219,20 @@ def report_run(
     valid = corpus.select([i for i in range(len(corpus)) if corpus.id(i) in usable]).part('valid')
     measures = {'this run':evaluate(tokenizer, valid)}
     valid = valid.select([i for i in range(len(valid)) if valid.id(i) not in measures['this run']['problems']]) # live features: damage shows when it is read
-    base = kmeans_baseline(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed']) if tokenizer.num_codebooks == 1 else None
-    if base: measures['k-means'] = base
+    fit = kmeans_model(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed']) if tokenizer.num_codebooks == 1 else None
+    if fit and (base := kmeans_baseline(store, fit[1])): measures['k-means'] = base
+    texts = _read(cfg, valid, tokenizer, fit, measures) if 'teacher' in cfg['model'] else None
     measures['this run'] |= dict(epoch=state['epoch'], step=state['step'])
     with atomic_path(out/'measures.json') as tmp: tmp.write_text(json.dumps(measures, indent=1))
     write_report(out/'report.html', f"{tokenizer.extractor.name} + {tokenizer.model.quantizer.name}: {out.name}", cfg, pd.read_csv(out/'log.csv'), pd.read_csv(out/'steps.csv'),
-        measures, tokenizer, valid, problems=store.problems)
+        measures, tokenizer, valid, problems=store.problems, texts=texts)
     return measures
+
+def _read(cfg, valid, tokenizer, fit, measures):
+    "Add to measures what Whisper reads from the tokens, from those of k-means, and without"
+    if not (valid.df.text != '').any(): return None # trained on texts that Whisper made
+    valid = valid.select((valid.df.text != '').to_numpy())
+    own = measure_text(tokenizer, valid)
+    found = {'this run':own.rates} | ({'k-means':measure_text(Tokenizer(dict(features=cfg['features'], model=fit[0]), fit[1]), valid).rates} if 'k-means' in measures else {}) | dict(Whisper=own.plain)
+    for k,v in found.items(): measures.setdefault(k, {}).update({o:None if v[o] != v[o] else v[o] for o in TEXT_MEASURES}) # JSON has no NaN
+    return own.texts

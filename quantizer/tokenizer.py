@@ -20,6 +20,7 @@ from .core import QuantizerError, atomic_path, fingerprint, pad_batch
 from .data import encoders # enters its extractors into FEATURES
 from .data.audio import load_audio
 from .data.features import FEATURES, FeatureExtractor, griffin_lim
+from .models import bottleneck, published # enter their encoders and decoders
 from .models.autoencoder import SpeechQuantizer, build_model
 from .quantizers.base import NO_CODE
 

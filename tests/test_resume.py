@@ -134,3 +134,49 @@ def test_two_are_one(worker, data, tmp_path, quantizer, batching):
     a,b = (load_file(step_checkpoints(tmp_path/o/'checkpoints')[-1]/'model.safetensors') for o in '12')
     for k in a:
         if 'codebook' in k or 'counts' in k: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-3, msg=lambda m: f'{k}: {m}')
+
+# Through Whisper: phases that change losses and grow the codebook, texts, transcripts
+WHISPER = ['data.batching=buckets', 'model.encoder={name: bottleneck, dropout: 0.1}', 'model.decoder={name: bottleneck, layers: 1, dropout: 0.1}', 'model.quantizer={name: vq, dim: features, codebook_size: 32, revive_below: 0.5}',
+    'model.losses={mse: 1.0, kl: 0.0, ce: 0.0, commitment: 0.25}', 'train.phases=[{epochs: 1}, {epochs: 1, losses: {kl: 1.0}}, {epochs: 1, codebook_size: 80}, {epochs: 1, losses: {kl: 0.0, ce: 0.5}}]', 'train.wer=2', 'train.lr=4e-3', 'train.log_steps=2',
+    'train.checkpoint={steps: 3, keep: 2, monitor: valid_kl}']
+
+@pytest.fixture(scope='module')
+def spoken(data, tmp_path_factory):
+    "The same recordings for a small Whisper, which knows English and Spanish"
+    from quantizer.models.whisper import random_whisper
+    d = tmp_path_factory.mktemp('spoken')
+    c = Corpus.load(data/'few.tsv')
+    c = c.select(c.df.language.isin(['en','es']).to_numpy() & (c.df.duration_s < 3).to_numpy())
+    c.df.to_csv(d/'few.tsv', sep='\t', index=False)
+    (d/'whisper').mkdir()
+    random_whisper(d/'whisper', layers=1)
+    return d
+
+def through_whisper(d, world=1, topk=8, more=()):
+    return [f'data.corpus={d/"few.tsv"}', f'data.store={d/"features"}', f'features={{name: whisper, model: {d/"whisper"}, pad: true}}', *WHISPER, f'model.teacher={{topk: {topk}, store: {d/f"targets{topk}"}}}', f'data.batch_size={6//world}', *more]
+
+@pytest.mark.parametrize('world,topk,kills', [(1,8,4), (2,0,2)])
+def test_whisper_killed(worker, spoken, tmp_path, world, topk, kills):
+    "Phases, growth and text keep the promise too"
+    ch,rng = through_whisper(spoken, world, topk),random.Random(world)
+    assert worker(args=['mfcc-vq', str(tmp_path/'straight'), ch], world=world) == [0]*world, errors(tmp_path/'straight')
+    log = table(tmp_path/'straight/log.csv')
+    assert log.bitrate.astype(float).round(1).tolist() == [125.,125.,158.,158.] # 5, then log2(80) bits at 25 Hz
+    assert [o == 'nan' for o in log.train_kl] == [True,False,False,topk == 0] and ['nan' in o for o in log.valid_kl] == [False]*4 and [o == 'nan' for o in log.wer] == [True,False,True,False]
+    steps,seen = pd.read_csv(tmp_path/'straight/steps.csv').step.max(),0
+    for i in range(kills): # one in each phase, by turns in a step and in the writing of a checkpoint
+        kill = [rng.randrange(world), 'before_batch', rng.randint(2, steps//kills+2)] if i % 2 == 0 else [0, 'write', rng.randint(5, 40)]
+        seen += -9 in worker(args=['mfcc-vq', str(tmp_path/'killed'), ch], world=world, kill=kill)
+    assert seen >= kills-1, errors(tmp_path/'killed')
+    assert worker(args=['mfcc-vq', str(tmp_path/'killed'), ch], world=world) == [0]*world, errors(tmp_path/'killed')
+    assert differing(tmp_path/'straight', tmp_path/'killed') == []
+
+def test_whisper_two_are_one(worker, spoken, tmp_path):
+    "Losses of text are means over the tokens of all processes"
+    more = ['model.encoder={name: bottleneck}', 'model.decoder={name: bottleneck, layers: 1}', 'train.phases=null', 'train.epochs=2', 'train.wer=0', 'model.losses={mse: 1.0, kl: 1.0, ce: 0.5, commitment: 0.25}', 'train.epoch_steps=10', 'train.log_steps=1']
+    for world in (1,2): assert worker(args=['mfcc-vq', str(tmp_path/str(world)), through_whisper(spoken, world, more=more)], world=world) == [0]*world, errors(tmp_path/str(world))
+    one,two = (pd.read_csv(tmp_path/o/'steps.csv') for o in '12')
+    assert len(one) == 20
+    for k in ('loss','mse','kl','ce','accuracy'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, atol=1e-6, err_msg=k)
+    one,two = (pd.read_csv(tmp_path/o/'log.csv') for o in '12')
+    for k in ('valid_mse','valid_kl','valid_ce','valid_accuracy'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, atol=1e-6, err_msg=k)
