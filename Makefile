@@ -9,7 +9,7 @@ PEER := .venv-bench/whisperspeech
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all bench bench-quantizers bench-data bench-train bench-whisper lines docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo whisper test test-all bench bench-quantizers bench-data bench-train bench-whisper lines docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,10 @@ test: $(READY)  ## test the notebooks and the project, in parallel
 test-all: $(BENCH)  ## the same with everything that is slow, and with what needs a peer to compare with
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup --slow
 
+whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; half an hour
+	@$(BIN)/python tests/read_speech.py build/read_speech.tsv
+	$(BIN)/quantizer train whisper-vq-512 data.corpus=build/read_speech.tsv features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/whisper-vq-512
+
 bench-quantizers: $(BENCH)  ## time the quantizers against the bare search and a peer; some ten minutes
 	@$(BIN)/python tests/bench_quantizers.py nbs/benchmarks/quantizers.json
 
@@ -57,7 +61,9 @@ bench-train: $(READY)  ## time training: the loop against a bare one, precision,
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_train.py nbs/benchmarks/training.json
 
 bench-whisper: $(PEER)/.installed  ## time training with Whisper's decoder against WhisperSpeech's; some ten minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_whisper.py $(PEER)/bin/python nbs/benchmarks/whisper.json
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_whisper.py $(PEER)/bin/python nbs/benchmarks/whisper.json $(if $(QUANTIZER_DATA),$(QUANTIZER_DATA)/models/whisper-tiny.en)
+	@$(PEER)/bin/python -m pip install -q --disable-pip-version-check --dry-run --ignore-installed --report build/peer.json 'whisperspeech[dev]==0.8.9' torch==2.13.0
+	@$(BIN)/python tests/count_lines.py --peer $$(echo $(PEER)/lib/python3*/site-packages) --report build/peer.json > nbs/benchmarks/lines.md
 
 bench: bench-quantizers bench-data bench-train bench-whisper  ## all four
 

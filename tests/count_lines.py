@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-WHISPER = ['models/whisper.py', 'models/bottleneck.py', 'models/targets.py', 'train/phases.py', 'evaluate/words.py', 'evaluate/transcribe.py'] # what Whisper's objective adds
+WHISPER = ['models/whisper.py', 'models/text_losses.py', 'models/targets.py', 'models/bottleneck.py', 'models/published.py', 'train/phases.py', 'train/transcripts.py', 'evaluate/words.py', 'evaluate/transcribe.py'] # what Whisper's objective adds
 ROOTS = ['wh_transcribe', 'vq_stoks', 'train_multi', 'extract_stoks'] # the peer's commands: transcripts, the model and its data, training, tokens of a corpus
 IDLE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
@@ -81,7 +81,7 @@ def main():
     for d in sorted({o.parent for o in files} - {lib}): row(d.relative_to(ROOT).as_posix(), [o for o in files if o.parent==d])
     row("what Whisper's objective adds", [lib/o for o in WHISPER if (lib/o).exists()])
     if args.peer:
-        meta, = args.peer.glob('*.dist-info')
+        meta, = args.peer.glob('[Ww]hisper[Ss]peech-*.dist-info')
         path = closure(args.peer/'whisperspeech'/f'{o}.py' for o in ROOTS)
         names = {canonicalize_name(o['metadata']['name']) for o in json.loads(args.report.read_text(encoding='utf-8'))['install']} if args.report else ''
         row(f"**WhisperSpeech's quantizer path**: {', '.join(o.stem for o in path)}", path, len(PathDistribution(meta).requires), names and len(names - {'whisperspeech'}))
