@@ -47,7 +47,7 @@ test: $(READY)  ## test the notebooks and the project, in parallel
 test-all: $(BENCH)  ## the same with everything that is slow, and with what needs a peer to compare with
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup --slow
 
-whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; half an hour
+whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; some forty minutes
 	@$(BIN)/python tests/read_speech.py build/read_speech.tsv
 	$(BIN)/quantizer train whisper-vq-512 data.corpus=build/read_speech.tsv features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/whisper-vq-512
 

@@ -78,6 +78,14 @@ def test_mistakes(few, trained, tmp_path, capsys):
     assert main(['evaluate', str(tmp_path/'mfcc'), 'sample', '--wer']) == 1
     assert "only tokens of 'whisper' features" in capsys.readouterr().err
 
+OTHERS = {'whisper-ichigo':['model.quantizer.codebook_size=32', 'train.phases=[{epochs: 1}, {epochs: 1, codebook_size: 64, losses: {kl: 1.0}}, {epochs: 1, losses: {kl: 0.0, ce: 0.1}}]', 'train.wer=0'], 'whisper-fsq':['train.phases=[{epochs: 1, losses: {kl: 1.0}}]', 'train.wer=0'],
+    'repcodec':['model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.codebook_size=32', 'train.epochs=1']}
+@pytest.mark.parametrize('config', OTHERS)
+def test_configs(few, tmp_path, config):
+    assert main(['train', config, f'data.corpus={few/"few.tsv"}', f'features.model={few/"whisper"}', 'data.batch_size=4', 'train.epoch_steps=2', *OTHERS[config], '--out', str(tmp_path/'run')]) == 0
+    m = json.loads((tmp_path/'run/measures.json').read_text())['this run']
+    assert Tokenizer.load(tmp_path/'run').codebook_size == m['codebook_size'] == {'whisper-ichigo':64, 'whisper-fsq':729, 'repcodec':32}[config]
+
 def test_long_ones(few, tmp_path, capsys):
     "Recordings over longest_s are told and left out; if all are, that is the reason given"
     with pytest.warns(match='are longer than longest_s, 0.9: they are left out'): assert train(few, tmp_path/'some', 'data.longest_s=0.9', 'data.crop_s=0.5', 'train.wer=0', 'train.epoch_steps=1') == 0
