@@ -161,11 +161,8 @@ def make_model(
     if (how := cfg['model'].get('teacher')) is None: return build_model(cfg['model'], mean, std)
     extractor = _to_device(cfg, make_features(cfg))
     teacher = WhisperTeacher(extractor.model, extractor.layer, how['dtype'])
-    wavs,short = [],items[store.frames[items] <= 30*store.frame_rate]
-    for i in store.used[short] if isinstance(store, FeatureStore) else short:
-        if len(wavs) == 16: break
-        try: wavs.append(store.corpus.audio(int(i), extractor.sample_rate))
-        except QuantizerError: pass # told when it is its turn
+    short = items[store.frames[items] <= 30*store.frame_rate]
+    wavs = store.corpus.some_audio(store.used[short] if isinstance(store, FeatureStore) else short, 16, extractor.sample_rate)
     return build_bottleneck(cfg['model'], mean, std, teacher, teacher.silence(extractor, wavs).to(mean.device))
 
 # %% ../nbs/61b_build.ipynb #5c8a6357

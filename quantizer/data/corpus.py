@@ -104,6 +104,20 @@ def audio(self:Corpus, i:int, sample_rate:int|None=16000)->Tensor:
     start,n = self.df.at[i,'start_s'],self.df.at[i,'duration_s']
     return load_audio(self.source(i), sample_rate, start, None if np.isnan(n) else n)
 
+@patch
+def some_audio(self:Corpus,
+    items, # Recordings
+    n:int, # Waveforms to get
+    sample_rate:int|None=16000,
+)->list: # Of `(S,)`
+    "The first `n` of `items` that can be read; what cannot is told when it is its turn"
+    wavs = []
+    for i in np.asarray(items).tolist():
+        if len(wavs) == n: break
+        try: wavs.append(self.audio(i, sample_rate))
+        except QuantizerError: pass
+    return wavs
+
 # %% ../../nbs/data/11_corpus.ipynb #07eeb63a
 @patch(as_prop=True)
 def ids(self:Corpus):

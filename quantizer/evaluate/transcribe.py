@@ -92,7 +92,7 @@ def measure_text(
     seconds = corpus.df.duration_s.fillna(0).to_numpy()
     order = np.argsort(seconds, kind='stable')
     some = order[seconds[order] <= 30]
-    ear,problems,done = Listener(tokenizer, _some(corpus, some[len(some)//4:], tokenizer.sample_rate)),{},[]
+    ear,problems,done = Listener(tokenizer, corpus.some_audio(some[len(some)//4:], 16, tokenizer.sample_rate)),{},[]
     t,longest = ear.teacher,ear.whole.window_s
     for b in range(0, len(order), batch_size):
         some = [] # recording, waveform, codes, frames
@@ -117,15 +117,6 @@ def measure_text(
         done += zip(ids, languages, said, t.transcribe(*kept, languages), ear.plain.transcribe(*audio, languages), sums, n)
     if not done: raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be read; the first: {next(iter(problems.values()))}")
     return _summary(done, corpus, problems)
-
-def _some(corpus, order, sample_rate, n=16):
-    "Waveforms of some recordings that can be read"
-    wavs = []
-    for i in order.tolist():
-        if len(wavs) == n: break
-        try: wavs.append(corpus.audio(i, sample_rate))
-        except QuantizerError: pass # told when it is its turn
-    return wavs
 
 def _summary(done, corpus, problems):
     done = sorted(done)
