@@ -9,62 +9,58 @@ __all__ = []
 
 # %% ../nbs/64_all.ipynb #0cdc4e0f
 from fastai.torch_core import set_seed
-from .core import *
-from .data.audio import *
-from .data.corpus import *
-from .data.sources import *
-from .data.features import *
-from .data.encoders import *
-from .data.augment import *
-from .data.store import *
-from .data.extract import *
-from .data.live import *
-from .data.loaders import *
-from .quantizers.estimators import *
-from .quantizers.ranks import *
-from .quantizers.base import *
-from .quantizers.search import *
-from .quantizers.vq import *
-from .quantizers.gumbel import *
-from .quantizers.scalar import *
-from .quantizers.simvq import *
-from .quantizers.frozen import *
-from .quantizers.residual import *
+from .core import QuantizerError, lengths_to_mask, pad_batch
+from .data.audio import levels, load_audio, probe
+from .data.corpus import Corpus
+from .data.features import FEATURES, FBank, FeatureExtractor, LogMel, MFCC, WhisperLogMel, griffin_lim
+from .data.encoders import SSLEncoder, WhisperEncoder
+from .data.augment import Augment
+from .data.store import FeatureStore
+from .data.extract import build_store
+from .data.live import LiveFeatures
+from .data.loaders import feature_loaders
+from .quantizers.estimators import diveq, rotation, straight_through
+from .quantizers.base import NO_CODE, QUANTIZERS, Quantized, Quantizer
+from .quantizers.search import kmeans, nearest
+from .quantizers.vq import VQ
+from .quantizers.gumbel import GumbelVQ
+from .quantizers.scalar import BSQ, FSQ, LFQ
+from .quantizers.simvq import SimVQ
+from .quantizers.frozen import KMeansVQ, RandomProjectionVQ
+from .quantizers.residual import Grouped, Residual
 from .quantizers.operations import *
-from .quantizers.contract import *
-from .models.backbones import *
-from .models.transformer import *
-from .models.losses import *
-from .models.autoencoder import *
-from .models.text_losses import *
-from .models.whisper import *
-from .models.targets import *
-from .models.bottleneck import *
-from .models.published import *
-from .tokenizer import *
-from .evaluate.health import *
-from .evaluate.signal import *
-from .evaluate.phonetic import *
-from .evaluate.words import *
-from .evaluate.measure import *
-from .evaluate.transcribe import *
-from .evaluate.report import *
-from .train.schedule import *
-from .train.phases import *
-from .train.transcripts import *
-from .train.distributed import *
-from .train.health import *
-from .train.logging import *
-from .train.loggers import *
-from .train.checkpoint import *
-from .train.step import *
-from .train.resume import *
-from .train.profile import *
-from .train.learner import *
-from .config import *
-from .build import *
-from .run import *
-from .watch import *
+from .quantizers.contract import check_contract
+from .models.backbones import DECODERS, ENCODERS, ConvDecoder, ConvEncoder
+from .models.transformer import TransformerDecoder, TransformerEncoder
+from .models.losses import LOSSES, masked_mean
+from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, check_model
+from .models.whisper import WhisperTeacher
+from .models.bottleneck import WhisperBottleneck
+from .models.published import load_published
+from .tokenizer import Tokenizer, load_tokens, save_tokens
+from .evaluate.health import codebook_health, count_codes, verdict
+from .evaluate.signal import NRE
+from .evaluate.phonetic import purity, word_purity
+from .evaluate.words import error_rates, word_errors
+from .evaluate.measure import MEASURES, evaluate, kmeans_baseline, kmeans_model
+from .evaluate.transcribe import measure_text
+from .evaluate.report import plot_curves, plot_features, plot_text, plot_usage, write_report
+from .train.callback import Callback
+from .train.schedule import SCHEDULES, Anneal, anneal, lr_scheduler
+from .train.phases import Phases
+from .train.transcripts import Transcripts
+from .train.health import CodebookHealth
+from .train.logging import RunLog
+from .train.loggers import LOGGERS
+from .train.checkpoint import load_checkpoint
+from .train.step import TrainStep
+from .train.resume import Checkpoint, EarlyStop
+from .train.profile import Profile
+from .train.learner import SpeechLearner, quantizer_learner
+from .config import check_config, config_names, load_config
+from .build import extract_features, load_corpus, load_model, make_features, run_learner
+from .run import train_run
+from .watch import watch_run
 
 # %% ../nbs/64_all.ipynb #85e2fdfb
 __all__ = [o for o in globals() if not o.startswith('_')]

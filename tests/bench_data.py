@@ -7,6 +7,7 @@ import io, json, os, platform, shutil, statistics, subprocess, sys, tarfile, tem
 from pathlib import Path
 import numpy as np, torch
 from quantizer.all import *
+from quantizer.core import atomic_path
 from quantizer.data.store import Folder, commit_store, start_store, write_shard
 warnings.simplefilter('ignore')
 torch.set_num_threads(1)

@@ -6,7 +6,8 @@ it held before the step; a process that wants more than LIMIT is reported as out
 import json, platform, resource, statistics, subprocess, sys, time, warnings
 from pathlib import Path
 import torch, vector_quantize_pytorch as vqt
-from quantizer.all import FSQ, LFQ, Residual, SimVQ, VQ, atomic_path
+from quantizer.all import FSQ, LFQ, Residual, SimVQ, VQ
+from quantizer.core import atomic_path
 
 warnings.simplefilter('ignore')
 LIMIT = 16 # GB

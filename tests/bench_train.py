@@ -15,6 +15,11 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import defaults
 from quantizer.all import *
+from quantizer.build import open_store
+from quantizer.core import atomic_path
+from quantizer.data.loaders import Crops
+from quantizer.train.learner import decay_groups
+from quantizer.train.schedule import cosine
 from bench_data import D, RATE, make_store
 warnings.simplefilter('ignore')
 torch.set_num_threads(1)

@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np, pytest
-from quantizer.all import Corpus, MFCC, build_store, extract_features, is_finished
+from quantizer.all import Corpus, MFCC, build_store, extract_features
+from quantizer.data.store import is_finished
 from quantizer.cli import main
 
 CODE = """

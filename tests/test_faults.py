@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd, pytest, torch, yaml
 import torch.distributed as dist, safetensors.torch as safetensors
 import quantizer.build, quantizer.run, quantizer.tokenizer, quantizer.train.checkpoint, quantizer.train.learner, quantizer.train.resume
-from quantizer.all import Checkpoint, Corpus, QuantizerError, TIMINGS, Tokenizer
+from quantizer.all import Checkpoint, Corpus, QuantizerError, Tokenizer
+from quantizer.train.logging import TIMINGS
 from quantizer.cli import main
 from quantizer.train.checkpoint import _self_sha, _sha, latest_checkpoint, step_checkpoints, verify_checkpoint
 

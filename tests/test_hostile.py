@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from quantizer.all import AudioBytes, Corpus, LogMel, QuantizerError, build_store, load_audio, probe
+from quantizer.all import Corpus, LogMel, QuantizerError, build_store, load_audio, probe
+from quantizer.data.audio import AudioBytes
 from quantizer.cli import info, main
 
 KINDS = dict(wav={}, flac={}, mp3={}, ogg={}, opus=dict(format='OGG', subtype='OPUS'), aiff={}, au={})

@@ -3,7 +3,9 @@ import json, os, random, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
-from quantizer.all import TIMINGS, Corpus, extract_features, step_checkpoints, verify_checkpoint
+from quantizer.all import Corpus, extract_features
+from quantizer.train.checkpoint import step_checkpoints, verify_checkpoint
+from quantizer.train.logging import TIMINGS
 
 from quantizer.train.checkpoint import _self_sha, _sha
 from safetensors.torch import load_file, save_file

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch, yaml
 from quantizer.all import *
+from quantizer.models.bottleneck import build_bottleneck
+from quantizer.models.whisper import random_whisper
+from quantizer.train.logging import TIMINGS
 from quantizer.cli import info, main
 
 pytestmark = pytest.mark.xdist_group('whisper')
