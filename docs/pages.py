@@ -18,7 +18,7 @@ from renderer import Renderer
 root = Path(__file__).resolve().parent.parent
 nbs,lib = root/'nbs','quantizer'
 fence = re.compile(r'(^ *```.*?^ *```)', flags=re.M|re.S)
-captions = dict(train='Training', evaluate='Evaluation')  # where a folder's own name does not say it
+captions = dict(train='Training', evaluate='Evaluation', app='Command and config', whisper='Through Whisper')  # where a folder's own name does not say it
 
 def anchor(title):
     "The name by which nbdev links to a heading"
@@ -107,12 +107,11 @@ def number(path):
     return int(m[0]) if m else 0
 
 def contents(paths):
-    "The navigation: a section for each folder, by its first number, between the first and the last single notebooks"
+    "The navigation: a section for each folder, in the order of the numbers in it, after the tutorials"
     secs = dict(Start=[])
     for o in sorted(paths, key=lambda o: (number(o), o)):
-        folder = o.parent.name
-        if o.parent==nbs: sec = 'Core' if number(o)<50 else 'Artefact and commands'
-        else: sec = 'Start' if folder=='tutorials' else captions.get(folder, folder.capitalize())
+        folder = '' if o.parent==nbs else o.parent.name
+        sec = 'Start' if folder in ('', 'tutorials') else captions.get(folder, folder.capitalize())
         if o.name!='index.ipynb': secs.setdefault(sec, []).append(page(o).with_suffix('').as_posix())
     return '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {k}', '', *v, '```']) for k,v in secs.items())
 

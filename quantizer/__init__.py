@@ -1,3 +1,3 @@
 __version__ = "0.1.0"
 
-from . import compat
+from .core import compat

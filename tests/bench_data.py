@@ -7,7 +7,7 @@ import io, json, os, platform, shutil, statistics, subprocess, sys, tarfile, tem
 from pathlib import Path
 import numpy as np, torch
 from quantizer.all import *
-from quantizer.core import atomic_path
+from quantizer.core.files import atomic_path
 from quantizer.data.store import Folder, commit_store, start_store, write_shard
 warnings.simplefilter('ignore')
 torch.set_num_threads(1)
@@ -130,7 +130,7 @@ def bench_extraction(corpus, d, rounds):
 
 def bench_training(manifest, d):
     "Extraction and an epoch of training on a whole corpus: the share of time that the trainer waits for data, and peak memory"
-    code = "import sys; from quantizer.cli import main; code = main(sys.argv[1:]); print(next(int(o.split()[1])//1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))); sys.exit(code)"
+    code = "import sys; from quantizer.app.cli import main; code = main(sys.argv[1:]); print(next(int(o.split()[1])//1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))); sys.exit(code)"
     args = ['train', 'logmel-vq', f'data.corpus={manifest}', 'data.rename={label: text}', 'train.epochs=1', '--out', str(d/'run')]
     p = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True, check=True)
     log = (d/'run/log.csv').read_text().splitlines()

@@ -7,7 +7,7 @@ import json, platform, resource, statistics, subprocess, sys, time, warnings
 from pathlib import Path
 import torch, vector_quantize_pytorch as vqt
 from quantizer.all import FSQ, LFQ, Residual, SimVQ, VQ
-from quantizer.core import atomic_path
+from quantizer.core.files import atomic_path
 
 warnings.simplefilter('ignore')
 LIMIT = 16 # GB

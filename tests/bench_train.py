@@ -15,8 +15,8 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import defaults
 from quantizer.all import *
-from quantizer.build import open_store
-from quantizer.core import atomic_path
+from quantizer.app.build import open_store
+from quantizer.core.files import atomic_path
 from quantizer.data.loaders import Crops
 from quantizer.train.learner import decay_groups
 from quantizer.train.schedule import cosine

@@ -10,9 +10,9 @@ import json, platform, shutil, statistics, subprocess, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, torch
 from quantizer.all import *
-from quantizer.models.bottleneck import build_bottleneck
-from quantizer.models.text_losses import top_k
-from quantizer.models.whisper import random_whisper
+from quantizer.whisper.bottleneck import build_bottleneck
+from quantizer.whisper.text_losses import top_k
+from quantizer.whisper.teacher import random_whisper
 warnings.simplefilter('ignore')
 torch.set_num_threads(1)
 ROUNDS,TEXT = 3,(20,24,27,29,31,33,36,40) # tokens of text in each recording

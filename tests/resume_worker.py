@@ -5,7 +5,7 @@ operations on files that make a checkpoint; `["all", "time", s]` ends all after 
 import json, os, shutil, signal, socket, sys, time, traceback
 from pathlib import Path
 
-import quantizer.core, quantizer.run, torch
+import quantizer.core.files, quantizer.app.run, torch
 import quantizer.train.checkpoint as checkpoint
 from quantizer.all import SpeechLearner
 
@@ -24,7 +24,7 @@ def arm(what, n):
                 if inside: die(counter, n)
                 return f(*args, **kwargs)
             setattr(o, name, _f)
-        for o,name in ((checkpoint,'save_file'), (quantizer.core,'_fsync'), (os,'replace'), (Path,'rename'), (shutil,'rmtree')): _wrap(o, name)
+        for o,name in ((checkpoint,'save_file'), (quantizer.core.files,'_fsync'), (os,'replace'), (Path,'rename'), (shutil,'rmtree')): _wrap(o, name)
     else:
         call = SpeechLearner.__call__
         def _call(self, event):
@@ -39,11 +39,11 @@ def frames():
 def child(job, rank, port):
     if job['world'] > 1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job['world']), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     if (k := job.get('kill')) and k[0] == rank: arm(*k[1:])
-    quantizer.run.report_run = lambda *args: {}
+    quantizer.app.run.report_run = lambda *args: {}
     sys.stdout = open(os.devnull, 'w')
     sys.stderr = open(f"{job['args'][1]}.err{rank}", 'a', buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
-    try: quantizer.run.train_run(*job['args'], progress=False, resume=True)
+    try: quantizer.app.run.train_run(*job['args'], progress=False, resume=True)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

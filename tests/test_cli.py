@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from quantizer.all import Corpus, Tokenizer, check_config, load_config, load_tokens
 from quantizer.train.logging import TIMINGS
-from quantizer.cli import main
+from quantizer.app.cli import main
 
 SMALL = ['train.epochs=2', 'model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.codebook_size=16', 'model.quantizer.dim=8']
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np, pytest
 from quantizer.all import Corpus, MFCC, build_store, extract_features
 from quantizer.data.store import is_finished
-from quantizer.cli import main
+from quantizer.app.cli import main
 
 CODE = """
 import sys

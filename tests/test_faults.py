@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch, yaml
 import torch.distributed as dist, safetensors.torch as safetensors
-import quantizer.build, quantizer.run, quantizer.tokenizer, quantizer.train.checkpoint, quantizer.train.learner, quantizer.train.resume
+import quantizer.app.build, quantizer.app.run, quantizer.tokens.tokenizer, quantizer.train.checkpoint, quantizer.train.learner, quantizer.train.resume
 from quantizer.all import Checkpoint, Corpus, QuantizerError, Tokenizer
 from quantizer.train.logging import TIMINGS
-from quantizer.cli import main
+from quantizer.app.cli import main
 from quantizer.train.checkpoint import _self_sha, _sha, latest_checkpoint, step_checkpoints, verify_checkpoint
 
 # ## Trainings of twelve steps
@@ -27,7 +27,7 @@ def args(tmp_path_factory):
 def no_report():
     "Measuring and the report take longer than these trainings"
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(quantizer.run, 'report_run', report)
+        m.setattr(quantizer.app.run, 'report_run', report)
         yield
 
 def report(out, *args):
@@ -232,8 +232,8 @@ def test_stopped_outside_of_the_training(args, tmp_path):
     def slow(*args, **kwargs):
         print('slow', flush=True)
         time.sleep(60)
-    out,old = tmp_path/'run',quantizer.build.build_store
-    for where,name,signum in ((quantizer.build, 'build_store', signal.SIGINT), (quantizer.run, 'report_run', signal.SIGTERM), (quantizer.run, 'report_run', signal.SIGINT)):
+    out,old = tmp_path/'run',quantizer.app.build.build_store
+    for where,name,signum in ((quantizer.app.build, 'build_store', signal.SIGINT), (quantizer.app.run, 'report_run', signal.SIGTERM), (quantizer.app.run, 'report_run', signal.SIGINT)):
         p = Process('train', *args, 'data.store=null', '--resume', '--out', out, before=lambda: setattr(where, name, slow))
         until(lambda: 'slow' in p.printed)
         p.kill(signum)
@@ -283,7 +283,7 @@ def test_two_and_a_bug_in_one(args, tmp_path):
 def test_two_and_a_mistake(args, straight, tmp_path):
     "One line, whoever finds it: both, or the first alone while the other waits"
     def broken(*args, **kwargs): raise QuantizerError('these features cannot be made')
-    for changes,before,said in ((['train.lrr=3'], None, "did you mean 'lr'"), (['data.store=null'], lambda rank: setattr(quantizer.build, 'build_store', broken), 'cannot be made'), (['--out', straight], None, 'holds a run already')):
+    for changes,before,said in ((['train.lrr=3'], None, "did you mean 'lr'"), (['data.store=null'], lambda rank: setattr(quantizer.app.build, 'build_store', broken), 'cannot be made'), (['--out', straight], None, 'holds a run already')):
         ps = ranks('train', *args, '--out', tmp_path/'run', *changes, before=before or (lambda rank: None), timeout=20)
         assert [o.code for o in ps] == [1, 1]
         one_line(''.join(o.said for o in ps), said)
@@ -303,7 +303,7 @@ def test_other_number_of_processes(args, straight, tmp_path):
 WORKER = """
 import os, signal, sys
 from quantizer.all import Checkpoint
-from quantizer.cli import main
+from quantizer.app.cli import main
 old = Checkpoint.after_batch
 def after_batch(self):
     if self.training and self.train_iter == 5 and os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0': os.kill(os.getpid(), signal.SIGKILL)
@@ -428,7 +428,7 @@ def test_best_does_not_fit(args, tmp_path):
 def test_no_room_for_the_tokenizer(args, tmp_path):
     "One line, and once there is room the rest is done"
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path/'run/tokenizer'))
-    p = Process('train', *args, '--out', tmp_path/'run', before=lambda: setattr(quantizer.tokenizer.Tokenizer, 'save', full))
+    p = Process('train', *args, '--out', tmp_path/'run', before=lambda: setattr(quantizer.tokens.tokenizer.Tokenizer, 'save', full))
     assert p.wait() == 1
     one_line(p.said, 'tokenizer: no space left on device')
     before = table(tmp_path/'run', 'log.csv')
@@ -507,8 +507,8 @@ def test_second_training(args, tmp_path):
         print('slow', flush=True)
         time.sleep(2)
         return old(*args, **kwargs)
-    out,old = tmp_path/'run',quantizer.build.build_store
-    first = Process('train', *args, 'data.store=null', 'data.workers=1', 'train.epochs=100000', '--out', out, before=lambda: setattr(quantizer.build, 'build_store', slow))
+    out,old = tmp_path/'run',quantizer.app.build.build_store
+    first = Process('train', *args, 'data.store=null', 'data.workers=1', 'train.epochs=100000', '--out', out, before=lambda: setattr(quantizer.app.build, 'build_store', slow))
     until(lambda: 'slow' in first.printed) # it extracts
     for flags in ([], ['--resume']):
         p = Process('train', *args, 'data.store=null', *flags, '--out', out)

@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from quantizer.all import Corpus, LogMel, QuantizerError, build_store, load_audio, probe
 from quantizer.data.audio import AudioBytes
-from quantizer.cli import info, main
+from quantizer.app.cli import info, main
 
 KINDS = dict(wav={}, flac={}, mp3={}, ogg={}, opus=dict(format='OGG', subtype='OPUS'), aiff={}, au={})
 
@@ -174,7 +174,7 @@ CHILD = '''
 import resource, sys
 import quantizer
 from quantizer.data.audio import load_audio
-from quantizer.core import QuantizerError
+from quantizer.core.errors import QuantizerError
 load_audio(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for o in sys.argv[2:]:

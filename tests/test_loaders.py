@@ -1,7 +1,7 @@
 "Loaders for any ranks, workers, resume points and lengths: every recording once, crops inside, masks that add up"
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st
-from quantizer.core import lengths_to_mask
+from quantizer.core.tensors import lengths_to_mask
 from quantizer.data.loaders import Batches, Buckets, Crops, Packed, Pieces, feature_loaders, permute
 
 class Ramp:

@@ -13,7 +13,7 @@ cfg = cp['DEFAULT']
 lib = root/cfg['lib_path']
 notebooks = sorted(Path(o) for o in nbglob(root/'nbs'))
 modules = sorted(o for o in lib.rglob('*.py') if o.name!='_modidx.py')
-layers = ['core compat', 'data', 'quantizers', 'models', 'tokenizer', 'evaluate', 'train', 'config', 'build', 'run watch', 'cli', 'all __main__']
+layers = ['core', 'data', 'quantizers', 'models', 'tokens', 'evaluate', 'train', 'whisper', 'app', 'all __main__']
 
 def py(code, cwd=root):
     "What `code` prints in a process of its own, as outside the tests"
@@ -121,6 +121,22 @@ def imported(path):
             names = [f'{mod}.{n.name}' for n in o.names] if mod==lib.name else [mod]
         for n in names:
             if n.startswith(f'{lib.name}.') and n!=f'{lib.name}.*': yield n.removeprefix(f'{lib.name}.')
+
+def dotted(path):
+    "The module at `path` as a dotted name below the package; a room for its `__init__`"
+    return path.relative_to(lib).with_suffix('').as_posix().replace('/', '.').removesuffix('.__init__')
+
+def test_no_circles():
+    "No module imports itself by way of others, at any time"
+    graph = {dotted(o): {i for i in imported(o) if i != '__init__'} for o in modules if o.parent!=lib and o.name!='__init__.py'}
+    done,path = set(),[]
+    def visit(mod):
+        assert mod not in path, ' -> '.join([*path[path.index(mod):], mod])
+        if mod in done: return
+        path.append(mod)
+        for o in graph.get(mod, ()): visit(o)
+        done.add(path.pop())
+    for mod in graph: visit(mod)
 
 @pytest.mark.parametrize('path', [o for o in modules if o!=lib/'__init__.py'], ids=name)
 def test_imports_go_down(path):

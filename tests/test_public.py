@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 import quantizer.all
-from quantizer.core import Registry
+from quantizer.core.registry import Registry
 
 lib = Path(quantizer.__file__).parent
 public = {k: getattr(quantizer.all, k) for k in quantizer.all.__all__}

@@ -145,7 +145,7 @@ WHISPER = ['data.batching=buckets', 'model.encoder={name: bottleneck, dropout: 0
 @pytest.fixture(scope='module')
 def spoken(data, tmp_path_factory):
     "The same recordings for a small Whisper, which knows English and Spanish"
-    from quantizer.models.whisper import random_whisper
+    from quantizer.whisper.teacher import random_whisper
     d = tmp_path_factory.mktemp('spoken')
     c = Corpus.load(data/'few.tsv')
     c = c.select(c.df.language.isin(['en','es']).to_numpy() & (c.df.duration_s < 3).to_numpy())

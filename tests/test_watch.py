@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
 import numpy as np, pandas as pd, pytest
-from quantizer import watch
-from quantizer.cli import main
-from quantizer.watch import GrowingCSV, serve, watch_data
+from quantizer.app import watch
+from quantizer.app.cli import main
+from quantizer.app.watch import GrowingCSV, serve, watch_data
 
 VERDICT = 'skewed: 91 % of 128 codes in use, perplexity 19 & <b>falling</b>'
 BAD = '<img src=x onerror=alert(1)>'

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch, yaml
 from quantizer.all import *
-from quantizer.models.bottleneck import build_bottleneck
-from quantizer.models.whisper import random_whisper
+from quantizer.whisper.bottleneck import build_bottleneck
+from quantizer.whisper.teacher import random_whisper
 from quantizer.train.logging import TIMINGS
-from quantizer.cli import info, main
+from quantizer.app.cli import info, main
 
 pytestmark = pytest.mark.xdist_group('whisper')
 SMALL = ['data.batch_size=4', 'model.decoder.layers=1', 'model.quantizer.codebook_size=32', 'train.phases=[{epochs: 1}, {epochs: 1, losses: {kl: 0.5, ce: 0.1}}]', 'train.epoch_steps=4', 'train.wer=2', 'train.precision=fp32', 'model.teacher={topk: 8}']

@@ -1,0 +1,6 @@
+"""From recordings to batches of features: audio, corpora, extractors, stores, loaders.
+
+Here belongs what reads recordings or features, and what changes them before a model sees them.
+Not here: networks that are trained, and anything that knows a code."""
+
+from . import encoders, features, sources # they enter their extractors into FEATURES, and `load` into Corpus

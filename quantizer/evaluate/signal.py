@@ -10,7 +10,7 @@ __all__ = ['NRE']
 # %% ../../nbs/evaluate/41_signal.ipynb #d5f1c096
 import torch
 from torch import Tensor
-from ..quantizers.ranks import all_sum, num_ranks
+from ..core.distributed import all_sum, num_ranks
 
 # %% ../../nbs/evaluate/41_signal.ipynb #255f1fc6
 class NRE:

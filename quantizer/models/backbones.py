@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import QuantizerError, Registry, check_range
+from ..core.errors import QuantizerError, check_range
+from ..core.registry import Registry
 
 # %% ../../nbs/models/30_backbones.ipynb #06c0efd8
 ENCODERS,DECODERS = Registry('encoder'),Registry('decoder')

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.export
 from torch import Tensor, nn
-from ..core import QuantizerError, Registry, check_range, nearest_name
-from .ranks import agree, all_sum, num_ranks
+from ..core.errors import QuantizerError, check_range, nearest_name
+from ..core.registry import Registry
+from ..core.distributed import agree, all_sum, num_ranks
 
 # %% ../../nbs/quantizers/20_base.ipynb #41f2b34a
 QUANTIZERS = Registry('quantizer')

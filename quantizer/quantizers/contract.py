@@ -11,7 +11,7 @@ __all__ = ['check_shapes', 'check_round_trip', 'check_padding', 'check_gradient'
 # %% ../../nbs/quantizers/29_contract.ipynb #847137ff
 from typing import Callable
 import torch, torch.export
-from ..core import QuantizerError
+from ..core.errors import QuantizerError
 from .base import NO_CODE
 
 # %% ../../nbs/quantizers/29_contract.ipynb #4c9d9a30

@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import QuantizerError, checked
+from ..core.errors import QuantizerError
+from ..core.options import checked
 from .base import QUANTIZERS
 from .vq import VQ
 

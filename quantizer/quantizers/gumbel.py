@@ -12,9 +12,10 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
-from ..core import QuantizerError, check_range, checked
+from ..core.errors import QuantizerError, check_range
+from ..core.options import checked
 from .base import QUANTIZERS, Quantizer, unevenness
-from .ranks import draw_items, union_average, union_mean
+from ..core.distributed import draw_items, union_average, union_mean
 
 # %% ../../nbs/quantizers/23_gumbel.ipynb #98bea3d8
 @QUANTIZERS.register('gumbel')

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
-from ..core import QuantizerError, check_range
+from ..core.errors import QuantizerError, check_range
 from .search import nearest
 from .vq import VQ
 

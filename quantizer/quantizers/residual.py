@@ -11,10 +11,11 @@ __all__ = ['inner_block', 'check_inner', 'Composite', 'Residual', 'Grouped']
 import math
 import torch
 from torch import Tensor, nn
-from ..core import QuantizerError, check_args, check_range, checked
+from ..core.errors import QuantizerError, check_range
+from ..core.options import check_args, checked
 from .base import NO_CODE, QUANTIZERS, Quantizer
 from .estimators import straight_through
-from .ranks import draw_items
+from ..core.distributed import draw_items
 
 # %% ../../nbs/quantizers/27_residual.ipynb #017eb1e7
 def inner_block(

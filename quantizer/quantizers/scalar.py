@@ -12,10 +12,11 @@ import itertools, math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import QuantizerError, check_range, checked
+from ..core.errors import QuantizerError, check_range
+from ..core.options import checked
 from .base import QUANTIZERS, Quantizer, linear
 from .estimators import straight_through
-from .ranks import draw_items, union_average, union_mse
+from ..core.distributed import draw_items, union_average, union_mse
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #bea33f48
 def _fsq_scale(levels, eps=1e-3): return (levels-1)*(1+eps)/2, torch.where(levels % 2 == 1, 0., 0.5)

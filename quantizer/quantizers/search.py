@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core import QuantizerError, check_range
-from .ranks import all_sum, pick_rows
+from ..core.errors import QuantizerError, check_range
+from ..core.distributed import all_sum, pick_rows
 
 # %% ../../nbs/quantizers/21_search.ipynb #10fe5ef5
 TILE = {'cpu':(1024, 1024), 'cuda':(4096, 4096)} # Rows and codes whose scores are held at a time: 4 MB, 64 MB

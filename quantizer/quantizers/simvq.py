@@ -13,10 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import check_range, checked
+from ..core.errors import check_range
+from ..core.options import checked
 from .base import QUANTIZERS, Quantizer
 from .estimators import rotation, straight_through
-from .ranks import union_mse
+from ..core.distributed import union_mse
 from .search import nearest
 
 # %% ../../nbs/quantizers/25_simvq.ipynb #30543350

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch
-from ..core import QuantizerError, check_range, checked
+from ..core.errors import QuantizerError, check_range
+from ..core.options import checked
 from .base import QUANTIZERS, Quantizer, linear, unevenness
 from .estimators import diveq, rotation, straight_through_error
-from .ranks import all_sum, draw_items, pick_rows, union_average, union_mse
+from ..core.distributed import all_sum, draw_items, pick_rows, union_average, union_mse
 from .search import kmeans, nearest
 
 # %% ../../nbs/quantizers/22_vq.ipynb #219df434

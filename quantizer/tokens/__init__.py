@@ -1,0 +1,4 @@
+"""What is left when training is over: the tokenizer, its folder, and files of tokens.
+
+Here belongs what a user of tokens needs, who trains nothing.
+Not here: measures of what tokens are worth, and training."""
