@@ -61,7 +61,7 @@ from .train.resume import Checkpoint, EarlyStop
 from .train.profile import Profile
 from .train.learner import SpeechLearner, quantizer_learner
 from .app.config import check_config, config_names, load_config
-from .app.build import extract_features, load_corpus, load_model, make_features, run_learner
+from .app.build import extract_features, corpus_from_config, load_model, extractor_from_config, learner_from_config
 from .app.run import train_run
 from .app.watch import watch_run
 

@@ -1,7 +1,7 @@
 """Speed of training: `python tests/bench_train.py OUT.json [PART...]`; with parts (overhead, precision, options, batching, workers, gpu), the others stay as they are
 
 Whatever is compared is interleaved in one process: every round lets each training go on for some steps, so that what else the machine does hits all alike. Our
-trainings are those of `run_learner`, with every callback that a run has, each in a thread of its own that waits while it is not its turn. Times are CPU milliseconds
+trainings are those of `learner_from_config`, with every callback that a run has, each in a thread of its own that waits while it is not its turn. Times are CPU milliseconds
 of one thread, medians over rounds, in a process that keeps the memory that it has had (by default it may give it back and get it anew in every step or never, as chance has it: 5 ms of 50); where processes read the data, or a GPU computes, those of the wall clock. What counts are the ratios within a comparison."""
 import os, sys
 KEEP = dict(OMP_NUM_THREADS='1', MALLOC_ARENA_MAX='1', MALLOC_MMAP_THRESHOLD_='33554432', MALLOC_TRIM_THRESHOLD_='17179869184')
@@ -15,9 +15,9 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import defaults
 from quantizer.all import *
-from quantizer.app.build import open_store
+from quantizer.app.build import store_from_config
 from quantizer.core.files import atomic_path
-from quantizer.data.loaders import Crops
+from quantizer.data.loaders import RandomCrops
 from quantizer.train.learner import decay_groups
 from quantizer.train.schedule import cosine
 from bench_data import D, RATE, make_store
@@ -42,7 +42,7 @@ class Training:
     "A training that takes steps when it is called"
     def __init__(self, cfg, store, out=None, change=lambda learn: None, count=False):
         if out: out.mkdir()
-        self.learn,self.error,self.gate = run_learner(cfg, store, out),None,Gate(count)
+        self.learn,self.error,self.gate = learner_from_config(cfg, store, out),None,Gate(count)
         self.learn.add_cb(self.gate)
         change(self.learn)
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -184,8 +184,8 @@ def options(store, d, name='conv', count=12, **base):
 def batching(store, d):
     "Whole recordings of 2 to 20 s: in random order, padded to the longest; of like length; and packed"
     made = {'random order':dict(batching='crops', crop_s=20.), 'buckets':dict(batching='buckets'), 'packed':dict(batching='packed')}
-    def _random(learn): # `Crops` sorts within a few batches; not here
-        if learn.dls.train.dataset.plan.__class__ is Crops: learn.dls.train.dataset.plan.window = 1
+    def _random(learn): # `RandomCrops` sorts within a few batches; not here
+        if learn.dls.train.dataset.plan.__class__ is RandomCrops: learn.dls.train.dataset.plan.window = 1
     runs = {k:Training(config(width=96, data=dict(longest_s=20., **v)), store, d/k, _random, count=True) for k,v in made.items()}
     for run in runs.values():
         run(2)
@@ -199,8 +199,8 @@ def batching(store, d):
 def workers(d):
     "Features of the packaged recordings from a store, and computed while training, with processes that read and without"
     cfg = config(data=dict(crop_s=1., batch_size=16))
-    corpus = load_corpus(cfg)
-    sources = dict(store=open_store(cfg, corpus, d/'sample', False), live=LiveFeatures(corpus, make_features(cfg)))
+    corpus = corpus_from_config(cfg)
+    sources = dict(store=store_from_config(cfg, corpus, d/'sample', False), live=LiveFeatures(corpus, extractor_from_config(cfg)))
     runs = {(k,n):Training(config(data=dict(crop_s=1., batch_size=16, workers=n)), s, d/f'{k}-{n}') for k,s in sources.items() for n in (0,2)}
     for run in runs.values(): run(10)
     ms,rows = rounds(runs, 5, 15, wall=True),[]

@@ -161,9 +161,9 @@ def test_shared_store_keeps_splits_apart(capsys, tmp_path):
     args = ['mfcc-vq', *SMALL, 'model.quantizer.codebook_size=4', f'data.corpus={tmp_path/"in"}', f'data.store={tmp_path/"store"}']
     assert run(capsys, 'train', *args, '--out', tmp_path/'a')[0] == 0
     assert run(capsys, 'train', *args, 'data.valid=0.5', 'seed=5', '--out', tmp_path/'b')[0] == 0
-    from quantizer.all import FeatureStore, load_corpus
+    from quantizer.all import FeatureStore, corpus_from_config
     import yaml
-    corpus = load_corpus(yaml.safe_load((tmp_path/'b/config.yaml').read_text()))
+    corpus = corpus_from_config(yaml.safe_load((tmp_path/'b/config.yaml').read_text()))
     store = FeatureStore(tmp_path/'store', corpus=corpus)
     assert [store.index.id[i] for i in store.part('valid')] == list(corpus.part('valid').df.path) and len(store.part('valid')) == 6
     tone(tmp_path/'in/3.wav', seconds=3)
@@ -183,12 +183,12 @@ def test_help_examples(capsys):
 
 def test_dead_start():
     "A whole model whose codes all start equal has over 90 % of 256 in use within 100 steps"
-    from quantizer.all import build_store, make_features, run_learner
+    from quantizer.all import build_store, extractor_from_config, learner_from_config
     import tempfile
     cfg = load_config('mfcc-vq', ['model.quantizer.kmeans_iters=0', 'train.schedule=constant', 'model.encoder.width=64', 'model.decoder.width=64'])
     with tempfile.TemporaryDirectory() as d:
-        store = build_store(Corpus.sample(), make_features(cfg), f'{d}/store', progress=False)
-        learn = run_learner(cfg, store)
+        store = build_store(Corpus.sample(), extractor_from_config(cfg), f'{d}/store', progress=False)
+        learn = learner_from_config(cfg, store)
         learn.model.quantizer.codebook.zero_()
         learn.logger = lambda row: None
         with learn.no_bar(): learn.fit(100//len(learn.dls.train))

@@ -2,7 +2,7 @@
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st
 from quantizer.core.tensors import lengths_to_mask
-from quantizer.data.loaders import Batches, Buckets, Crops, Packed, Pieces, feature_loaders, permute
+from quantizer.data.loaders import BatchDataset, LengthBuckets, RandomCrops, PackedRows, Segments, feature_loaders, random_permutation
 
 class Ramp:
     "Reads like a store: frame `t` of recording `i` is `(i,t)`"
@@ -16,13 +16,13 @@ frames = st.lists(st.integers(1, 90), min_size=1, max_size=60)
 seeds = st.integers(0, 2**32-1)
 
 @given(st.integers(1, 5000), seeds)
-def test_permute(n, seed): assert np.bincount(permute(np.arange(n), n, seed), minlength=n).tolist() == [1]*n
+def test_permute(n, seed): assert np.bincount(random_permutation(np.arange(n), n, seed), minlength=n).tolist() == [1]*n
 
 @given(frames, seeds, st.sampled_from(['crops','buckets','packed']), st.integers(1, 5), st.integers(1, 4), st.integers(0, 3), st.data())
 def test_epoch(frames, seed, batching, batch_size, world, epoch, data):
     "Any split among ranks, any resume point: each frame of each piece at most once, whole pieces where they are not cropped, all of them in an epoch"
     source = Ramp(frames)
-    kwargs = dict(batch_size=batch_size, crop_s=2., seed=seed, batching=batching, longest_s=4., gap=4, world=world)
+    kwargs = dict(batch_size=batch_size, crop_s=2., seed=seed, batching=batching, longest_s=4., packing_gap=4, world=world)
     ranks = [feature_loaders(source, rank=r, **kwargs).train for r in range(world)]
     steps = len(ranks[0])
     assert all(len(o) == steps for o in ranks)
@@ -57,7 +57,7 @@ def test_epoch(frames, seed, batching, batch_size, world, epoch, data):
 def test_padding_of_buckets(seed, shape, n):
     "Under 5 % of what is computed is padding, for lengths as corpora have them"
     frames = np.random.default_rng(seed).gamma(shape, 300/shape, n).astype(int)+20
-    plan = Buckets(Pieces(range(n), frames, 3000), 16, 16*1500, seed=seed)
+    plan = LengthBuckets(Segments(range(n), frames, 3000), 16, 16*1500, seed=seed)
     real = cells = 0
     for s in range(len(plan)):
         k = plan.batch(0, s)[2]
@@ -83,19 +83,19 @@ def test_held_batches_stay():
 
 def test_crops_reach_everywhere():
     "Over the epochs a crop begins at every frame where it can; seeds and epochs differ"
-    def starts(seed, epochs): return [int(Crops(Pieces([0], [22], 99), 1, 20, seed).batch(e, 0)[1][0]) for e in range(epochs)]
+    def starts(seed, epochs): return [int(RandomCrops(Segments([0], [22], 99), 1, 20, seed).batch(e, 0)[1][0]) for e in range(epochs)]
     assert set(starts(0, 60)) == {0,1,2}
     assert starts(0, 30) != starts(1, 30)
 
 def test_epochs_differ():
     "Buckets and packed rows put other recordings together in each epoch, whatever was asked before"
     frames = np.random.default_rng(0).integers(100, 110, 64)
-    for make in (lambda: Buckets(Pieces(range(64), frames, 999), 8, 10**6, jitter=0.1), lambda: Packed(Pieces(range(64), frames, 999), 8, 120, 8)):
+    for make in (lambda: LengthBuckets(Segments(range(64), frames, 999), 8, 10**6, jitter=0.1), lambda: PackedRows(Segments(range(64), frames, 999), 8, 120, 8)):
         plan = make()
         def groups(plan, epoch): return {frozenset(plan.batch(epoch, s)[0].tolist()) for s in range(len(plan))}
         a,b = groups(plan, 0),groups(plan, 1)
         assert a != b and groups(plan, 0) == a and groups(make(), 1) == b
-    order = [Buckets(Pieces(range(64), frames, 999), 8, 10**6, seed=s).batch(0, 0)[0].tolist() for s in (0,1)]
+    order = [LengthBuckets(Segments(range(64), frames, 999), 8, 10**6, seed=s).batch(0, 0)[0].tolist() for s in (0,1)]
     assert order[0] != order[1]
 
 def test_augment():
@@ -103,7 +103,7 @@ def test_augment():
     def add(feats, epoch, i): feats += 1000*(i+1)
     dls = feature_loaders(Ramp([5,9,12,30]), 4, 2., augment=add)
     for batching in ('crops','buckets','packed'):
-        for feats,mask,ids in feature_loaders(Ramp([5,9,12,30]), 4, 2., batching=batching, longest_s=4., gap=4, augment=add).train:
+        for feats,mask,ids in feature_loaders(Ramp([5,9,12,30]), 4, 2., batching=batching, longest_s=4., packing_gap=4, augment=add).train:
             rows = ids[mask] if ids.ndim == 2 else ids[:,None].expand_as(mask)[mask]
             assert torch.equal(feats[mask][:,0].long(), rows+1000*(rows+1)) and not feats[~mask].any()
     for feats,mask,ids in dls.valid: assert feats[mask].max() < 100

@@ -133,7 +133,7 @@ def test_real(tmp_path):
     set_seed(0)
     model = build_bottleneck(block, feats[mask].mean(0), feats[mask].std(0), teacher, teacher.silence(enc, wavs)).train()
     tokens = pad_batch([torch.tensor([*teacher.prompt('en'), *teacher.text_tokens(t), teacher.eot])+1 for t in c.df.text])[0]-1
-    model.set_quantity('quantized', 0)
+    model.set_hyperparam('quantized', 0)
     out = model(feats, mask, tokens)
     out.loss.backward()
     assert out.losses['kl'] < 0.1 and out.losses['accuracy'] > 0.6

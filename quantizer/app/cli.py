@@ -10,7 +10,7 @@ __all__ = ['info', 'print_measures', 'make_parser', 'main']
 # %% ../../nbs/app/85_cli.ipynb #90642da1
 import argparse, json, math, os, re, signal, sys, traceback, warnings
 from pathlib import Path
-from ..core.errors import QuantizerError, check_range, name_file, nearest_name, printable
+from ..core.errors import QuantizerError, check_range, name_file, nearest_name, escape_path
 from ..core.files import atomic_path
 
 # %% ../../nbs/app/85_cli.ipynb #27d90bc8
@@ -58,10 +58,10 @@ def _train(a):
 def _count(n): return f'{n:,} recording' + 's'*(n != 1)
 
 def _features(a):
-    from quantizer.app.build import extract_features, tell_problems
+    from quantizer.app.build import extract_features, print_skipped
     s = extract_features(a.config, a.out, a.changes)
     problems = s.corpus.problems | s.problems
-    tell_problems(problems, len(s)+len(problems))
+    print_skipped(problems, len(s)+len(problems))
     print(f"{_count(len(s))}, {int(s.frames.sum())/s.frame_rate/3600:.2f} hours, {int(s.frames.sum()):,} frames: {a.out}")
 
 def _check_out(path, suffix):
@@ -71,14 +71,14 @@ def _check_out(path, suffix):
     if p.is_dir(): raise QuantizerError(f"--out {p}: is a folder")
 
 def _encode(a):
-    from quantizer.app.build import tell_problems
+    from quantizer.app.build import print_skipped
     from quantizer.tokens.files import encode_paths, save_tokens
     from quantizer.tokens.tokenizer import Tokenizer
     _check_out(a.out, '.safetensors')
     tok = Tokenizer.load(a.tokenizer)
     codes,problems = encode_paths(tok, a.audio)
     save_tokens(a.out, codes, tok)
-    tell_problems(problems, len(codes)+len(problems))
+    print_skipped(problems, len(codes)+len(problems))
     print(f"{_count(len(codes))}, {sum(map(len, codes.values())):,} tokens: {a.out}")
 
 def _decode(a):
@@ -99,13 +99,13 @@ def _split_as_trained(tokenizer, corpus):
 def _evaluate(a):
     from quantizer.data.corpus import Corpus
     from quantizer.evaluate.measure import evaluate
-    from quantizer.app.build import tell_problems
+    from quantizer.app.build import print_skipped
     from quantizer.tokens.tokenizer import Tokenizer
     if a.out: _check_out(a.out, '.json')
     tok,corpus = Tokenizer.load(a.tokenizer),Corpus.load(a.corpus)
     if a.split: corpus = _split_as_trained(a.tokenizer, corpus).part(a.split)
     m = evaluate(tok, corpus)
-    tell_problems(m['problems'], m['recordings']+len(m['problems']))
+    print_skipped(m['problems'], m['recordings']+len(m['problems']))
     shown = {str(a.tokenizer):m}
     if a.wer: text = _add_text(m, shown, tok, corpus)
     print_measures(shown)
@@ -116,11 +116,11 @@ def _evaluate(a):
 
 def _add_text(m, shown, tok, corpus):
     "Let Whisper read the tokens, and add what comes of it"
-    from quantizer.app.build import tell_problems
+    from quantizer.app.build import print_skipped
     from quantizer.evaluate.measure import TEXT_MEASURES
     from quantizer.whisper.scorer import measure_text
     t = measure_text(tok, corpus)
-    tell_problems(t.problems, len(corpus))
+    print_skipped(t.problems, len(corpus))
     def _known(d): return {k:None if isinstance(v, float) and v != v else v for k,v in d.items()} # JSON has no NaN
     m |= {k:v for k,v in _known(t.rates).items() if k in TEXT_MEASURES}
     m |= dict(read=t.rates['recordings'], whisper=_known(t.plain), difference=_known(t.lost), languages={k:_known(v) for k,v in t.languages.to_dict('index').items()}, texts=t.texts.to_dict('records'), text_problems=t.problems)
@@ -236,10 +236,10 @@ def _line(e):
 
 def _leave(e):
     "End one of several processes: the first that fails says why, and none waits for the others"
-    from quantizer.core.distributed import first_to_tell, lost_contact
-    me,lost = os.environ.get('RANK', '0'),lost_contact(e)
+    from quantizer.core.distributed import claims_error_report, peer_failure
+    me,lost = os.environ.get('RANK', '0'),peer_failure(e)
     for o in (signal.SIGTERM, signal.SIGINT): signal.signal(o, signal.SIG_IGN) # torchrun's, which sees one of us end
-    if me == '0' if isinstance(e, KeyboardInterrupt) else first_to_tell(2 if lost else 0):
+    if me == '0' if isinstance(e, KeyboardInterrupt) else claims_error_report(2 if lost else 0):
         text = f'process {me} cannot reach another one, which may have ended ({lost})' if lost else _line(e)
         if text is None: traceback.print_exception(e)
         else: print(f'quantizer: {text}', file=sys.stderr)

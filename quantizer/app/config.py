@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/app/config.html.md"""
 
 # %% auto #0
 __all__ = ['data_options', 'train_options', 'extract_options', 'early_stop_options', 'checkpoint_options', 'config_blocks',
-           'config_names', 'check_config', 'make_features', 'load_config']
+           'config_names', 'check_config', 'extractor_from_config', 'load_config']
 
 # %% ../../nbs/app/80_config.ipynb #89389645
 import copy, math
@@ -132,7 +132,7 @@ def check_config(
     data['extract'] = check_args(extract_options, data['extract'] or {}, 'data.extract')
     if data['live'] and data['store']: raise QuantizerError("'data.live' and 'data.store' are both given: features come from a store, or are computed while training")
     features = dict(name=name)|check_args(FEATURES[name], f, 'features')
-    extractor = _try(lambda: make_features(dict(features=features)))
+    extractor = _try(lambda: extractor_from_config(dict(features=features)))
     if isinstance(q := model.get('quantizer'), dict) and q.get('dim') == 'features': model['quantizer'] = q | dict(dim=extractor.dim)
     res = dict(seed=cfg['seed'], data=data, features=features, model=check_model(model), train=train)
     for block,key in (('data','batch_size'),('data','crop_s'),('data','longest_s'),('train','epochs'),('train','lr'),('train','log_steps'),('train','clip')):
@@ -156,7 +156,7 @@ def check_config(
     for k,v in (train['anneal'] or {}).items():
         try:
             anneal(**v)
-            for o in ('start','end'): k in res['model']['losses'] or trial.set_quantity(k, v[o])
+            for o in ('start','end'): k in res['model']['losses'] or trial.set_hyperparam(k, v[o])
         except QuantizerError as e: raise QuantizerError(f"'train.anneal.{k}': {e}") from None
     return res
 
@@ -170,7 +170,7 @@ def _check_text(features, model, data, train):
 def _check_phases(cfg, trial):
     "Complete the phases of a config, and the number of its epochs"
     t,q = cfg['train'],cfg['model']['quantizer']
-    t['phases'] = check_phases(t['phases'], [*cfg['model']['losses'], *(k for k in trial.quantities() if k not in cfg['model']['losses'] and k != 'quantized')], trial.quantizer.codebook_size, q['name'] == 'vq' and q['codebook'] == 'ema')
+    t['phases'] = check_phases(t['phases'], [*cfg['model']['losses'], *(k for k in trial.hyperparams() if k not in cfg['model']['losses'] and k != 'quantized')], trial.quantizer.codebook_size, q['name'] == 'vq' and q['codebook'] == 'ema')
     t['epochs'] = sum(o['epochs'] for o in t['phases'])
     if both := {k for o in t['phases'] for k in o['losses'] or {}} & {*(t['anneal'] or {})}: raise QuantizerError(f"'{min(both)}' is set by 'train.phases' and moved by 'train.anneal': keep one")
 
@@ -195,7 +195,7 @@ def _check_train(train):
     if train['early_stop']: _whole(1, **{'early_stop.patience':train['early_stop']['patience']})
     if train['loggers']: train['loggers'] = check_loggers(train['loggers'] if isinstance(train['loggers'], list) else [train['loggers']])
 
-def make_features(cfg:dict)->FeatureExtractor:
+def extractor_from_config(cfg:dict)->FeatureExtractor:
     "The feature extractor that a checked config describes"
     return FEATURES[cfg['features']['name']](**{k:v for k,v in cfg['features'].items() if k != 'name'})
 

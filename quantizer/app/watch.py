@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np, pandas as pd, yaml
 from fastcore.basics import patch
-from ..core.errors import QuantizerError, printable
+from ..core.errors import QuantizerError, escape_path
 
 # %% ../../nbs/app/84_watch.ipynb #24869e7c
 class GrowingCSV:
@@ -99,24 +99,24 @@ def _pace(rows):
     t,p = (np.array([float(r[k]) if _is(r.get(k)) else np.nan for r in rows]) for k in ('time_s','progress'))
     i = max(np.flatnonzero(np.diff(p) <= 0), default=-1)+1 # since it was resumed
     t,p = t[i:],p[i:]
-    gap = np.nanmax(np.diff(t)) if np.isfinite(np.diff(t)).any() else np.nan
+    packing_gap = np.nanmax(np.diff(t)) if np.isfinite(np.diff(t)).any() else np.nan
     dp,dt = (p[-1]-p[0],t[-1]-t[0]) if len(p) > 1 else (p[-1],t[-1]) if len(p) else (0,0)
-    return dt*(1-p[-1])/dp if dp > 0 else np.nan, gap
+    return dt*(1-p[-1])/dp if dp > 0 else np.nan, packing_gap
 
-def _state(steps, log, events, report, epochs, quiet, gap):
+def _state(steps, log, events, report, epochs, quiet, packing_gap):
     said = next((str(o['kind']) for o in reversed(events) if o.get('kind') in ('started','resumed','stopped','finished')), None)
     if said == 'finished' or report and said != 'stopped': return 'finished'
     if said == 'stopped': return 'interrupted'
     if not steps: return 'starting'
     if log and _is(log[-1].get('epoch')) and _is(epochs) and log[-1]['epoch']+1 >= epochs: return 'measuring'
-    return 'silent' if quiet > max(60, 5*gap if gap == gap else 0) else 'training'
+    return 'silent' if quiet > max(60, 5*packing_gap if packing_gap == packing_gap else 0) else 'training'
 
 # %% ../../nbs/app/84_watch.ipynb #0fcefdb0
 def check_run(
     run:str|Path, # Folder
 )->Path:
     "Refuse what is not the folder of a run"
-    if not (Path(run)/'config.yaml').is_file(): raise QuantizerError(f"{printable(run)}: not the folder of a run, it has no config.yaml; expected what 'quantizer train' made as --out")
+    if not (Path(run)/'config.yaml').is_file(): raise QuantizerError(f"{escape_path(run)}: not the folder of a run, it has no config.yaml; expected what 'quantizer train' made as --out")
     return Path(run)
 
 def _parsed(cache, path, load):
@@ -154,9 +154,9 @@ def watch_data(
     steps,log,events = (cache.setdefault(o, GrowingCSV(run/f'{o}.csv')).read() for o in ('steps','log','events'))
     made = {o:(run/o).stat().st_mtime for o in ('steps.csv','log.csv','events.csv','codes.json','report.html') if (run/o).is_file()}
     report = made.pop('report.html', 0)
-    quiet,(eta,gap) = time.time()-max(made.values(), default=0),_pace(steps.recent)
+    quiet,(eta,packing_gap) = time.time()-max(made.values(), default=0),_pace(steps.recent)
     epochs = _get(cfg, 'train', 'epochs')
-    state = _state(steps.recent, log.recent, events.recent, report and report >= made.get('steps.csv', 0), epochs, quiet, gap)
+    state = _state(steps.recent, log.recent, events.recent, report and report >= made.get('steps.csv', 0), epochs, quiet, packing_gap)
     row,end = ({k:(v if _is(v) else None) for k,v in t.recent[-1].items()} if t.recent else {} for t in (steps,log))
     verdict = log.recent[-1].get('verdict') if log.recent else None
     return dict(name=Path(run).absolute().name, made_of=' + '.join(str(o) for o in (_get(cfg, 'features', 'name'), _get(cfg, 'model', 'quantizer', 'name')) if o),
@@ -279,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
             "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"}.items(): self.send_header(k, v)
         self.end_headers()
         self.wfile.write(body)
-    def _page(self): return 'text/html',watch_page(printable(self.server.run.absolute().name)).encode()
+    def _page(self): return 'text/html',watch_page(escape_path(self.server.run.absolute().name)).encode()
     def _report(self): return 'text/html',(self.server.run/'report.html').read_bytes()
     def _data(self):
         with self.server.lock: return 'application/json',json.dumps(watch_data(self.server.run, self.server.cache), allow_nan=False).encode()
@@ -312,7 +312,7 @@ def watch_run(
 ):
     "Serve the page of a run until Ctrl-C: the command `watch`"
     server = serve(run, port)
-    print(f'{printable(run)}: {server.url} (Ctrl-C ends it)', flush=True)
+    print(f'{escape_path(run)}: {server.url} (Ctrl-C ends it)', flush=True)
     if browser: webbrowser.open(server.url)
     try: threading.Event().wait()
     finally: server.shutdown()

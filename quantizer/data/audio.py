@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, soundfile as sf, torch
 from torch import Tensor
 from torchaudio.functional import resample
-from ..core.errors import QuantizerError, printable
+from ..core.errors import QuantizerError, escape_path
 
 # %% ../../nbs/data/08_audio.ipynb #8830d6ec
 AUDIO_SUFFIXES = ('.wav','.flac','.mp3','.ogg','.opus','.aiff','.aif','.au')
@@ -49,12 +49,12 @@ def open_binary(
 ):
     "`src` opened for reading; raises `QuantizerError` naming it"
     if isinstance(src, AudioBytes): return _Memory(src.data)
-    name = printable(src)
+    name = escape_path(src)
     try:
         if is_url(src):
             import fsspec
             return fsspec.open(src, 'rb').open()
-        if os.path.islink(src) and not os.path.exists(src): raise QuantizerError(f"{name}: a link to {printable(os.readlink(src))}, which is not there")
+        if os.path.islink(src) and not os.path.exists(src): raise QuantizerError(f"{name}: a link to {escape_path(os.readlink(src))}, which is not there")
         if not Path(src).is_file(): raise FileNotFoundError
         return open(src, 'rb')
     except FileNotFoundError: raise QuantizerError(f"{name}: no such file") from None
@@ -109,8 +109,8 @@ class _Codec:
     "What torchcodec decodes, read as a `SoundFile` is"
     def __init__(self, src, f):
         try: from torchcodec.decoders import AudioDecoder
-        except ImportError: raise QuantizerError(f"{printable(str(src))}: this format needs torchcodec: pip install 'quantizer[torchcodec]', and FFmpeg") from None
-        except (OSError, RuntimeError): raise QuantizerError(f"{printable(str(src))}: this format needs torchcodec, which is installed but does not load: install FFmpeg, in a version that it supports") from None
+        except ImportError: raise QuantizerError(f"{escape_path(str(src))}: this format needs torchcodec: pip install 'quantizer[torchcodec]', and FFmpeg") from None
+        except (OSError, RuntimeError): raise QuantizerError(f"{escape_path(str(src))}: this format needs torchcodec, which is installed but does not load: install FFmpeg, in a version that it supports") from None
         self.decoder,self.at,self.format = AudioDecoder(f),0,'torchcodec'
         m = self.decoder.metadata
         self.samplerate,self.channels,self.subtype = m.sample_rate,m.num_channels,m.codec
@@ -128,7 +128,7 @@ def _why(e): return (str(e) or type(e).__name__).splitlines()[0].removesuffix('.
 @contextmanager
 def _reader(src):
     "`src` as an open `SoundFile`, after a look at its size and its header"
-    name = printable(str(src))
+    name = escape_path(str(src))
     with open_binary(src) as f:
         try:
             size = f.seek(0, 2)
@@ -212,7 +212,7 @@ def load_audio(
     duration_s:float|None=None, # How much to read, in seconds; `None` reads to the end
 )->Tensor: # `(S,)` float32, mono
     "Read `src` or a span of it as mono at `sample_rate`; raises `QuantizerError` naming it if anything is wrong with it"
-    name = printable(str(src))
+    name = escape_path(str(src))
     with _reader(src) as r:
         sr,total = r.samplerate,r.frames
         start,end = span_samples(sr, total, start_s, duration_s)

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from ..core.errors import QuantizerError, name_file, printable
+from ..core.errors import QuantizerError, name_file, escape_path
 from ..core.files import try_lock
 from ..core.tensors import pad_batch
 from .audio import load_audio, probe, span_samples
-from .corpus import Corpus, in_threads
+from .corpus import Corpus, map_threaded
 from .features import FeatureExtractor
 from .store import (FeatureStore, Folder, commit_store, find_recordings, finished_shard, read_index,
     source_columns, start_store, sweep_store, write_shard)
@@ -62,7 +62,7 @@ def _load(corpus, extractor, i, seconds):
     "Waveform of recording `i`, its number of samples if it is long, or what is wrong with it"
     try: return recording_samples(corpus, i, extractor.sample_rate) if seconds > extractor.window_s else corpus.audio(i, extractor.sample_rate)
     except QuantizerError as e: return e
-    except Exception as e: return QuantizerError(f"{printable(corpus.file(i))}: could not be decoded ({type(e).__name__}: {' '.join(str(e).split())[:200]})") # there is no end to what decoders raise
+    except Exception as e: return QuantizerError(f"{escape_path(corpus.file(i))}: could not be decoded ({type(e).__name__}: {' '.join(str(e).split())[:200]})") # there is no end to what decoders raise
 
 def _ahead(pool, load, batches):
     "Batches with what `load` gives for each of their recordings, one batch ahead if there is a pool"
@@ -122,7 +122,7 @@ def _seconds(corpus):
         try: return recording_samples(corpus, i, 1000)/1000
         except Exception: return 0. # what is wrong is told when it is its turn
     at = np.flatnonzero(np.isnan(res))
-    res[at] = in_threads(_probe, at)
+    res[at] = map_threaded(_probe, at)
     return res
 
 def plan_shards(

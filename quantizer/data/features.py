@@ -41,7 +41,7 @@ class FeatureExtractor(nn.Module):
     "Waveforms to frames. A subclass defines `frames`, sets `dim`, and keeps each of its arguments as an attribute"
     name = None # As registered in `FEATURES`
     dim = None # `D`, values in a frame
-    context = 0 # Frames on each side that a frame depends on, beside its own samples
+    receptive_radius = 0 # Frames on each side that a frame depends on, beside its own samples
     window_s,margin_s = 120,1 # Seconds of a long recording to extract at a time, and of those to drop at each inner end
     def __init__(self, sample_rate:int, win_length:int, hop_length:int):
         super().__init__()
@@ -90,7 +90,7 @@ def windows(self:FeatureExtractor,
     "How to extract a long recording in pieces; the frames kept are `num_frames(samples)` together"
     sr,hop = self.sample_rate,self.hop_length
     unit = hop//math.gcd(sr, hop) # the fewest seconds that are a whole number of frames
-    margin = unit*math.ceil(max(self.margin_s, (self.win_length+self.context*hop)/sr)/unit)
+    margin = unit*math.ceil(max(self.margin_s, (self.win_length+self.receptive_radius*hop)/sr)/unit)
     step = unit*max(1, (self.window_s-2*margin)//unit)
     n = max(1, -(-(samples-2*margin*sr)//(step*sr)))
     ends = [0, *(((k*step+margin)*sr//hop) for k in range(1, n)), self.num_frames(samples)]
@@ -194,7 +194,7 @@ class MFCC(FrontEnd):
         check_range(0, 4, deltas=deltas)
         if n_mfcc > n_mels: raise QuantizerError(f"n_mfcc is {n_mfcc}: there cannot be more coefficients than the {n_mels} mel bands")
         self.set_bank(*_hann_mel(self, n_mels))
-        self.n_mfcc,self.n_mels,self.deltas,self.dim,self.context = n_mfcc,n_mels,deltas,n_mfcc*(1+deltas),2*deltas
+        self.n_mfcc,self.n_mels,self.deltas,self.dim,self.receptive_radius = n_mfcc,n_mels,deltas,n_mfcc*(1+deltas),2*deltas
         self.register_buffer('dct', create_dct(n_mfcc, n_mels, 'ortho'), persistent=False)
     def values(self, bands): return (bands + 1e-6).log() @ self.dct
     def finish(self, feats, mask):

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.errors import QuantizerError, name_file
 from .audio import load_audio
 from .augment import Augment
-from .corpus import Corpus, in_threads
+from .corpus import Corpus, map_threaded
 from .extract import recording_samples
 from .features import FeatureExtractor
 from .store import frame_stats
@@ -37,7 +37,7 @@ class LiveFeatures:
             except QuantizerError as e:
                 self.problems[ids[i]] = name_file(e, corpus.file(i))
                 return 0
-        samples = np.array(in_threads(_samples, np.arange(len(corpus))), dtype=np.int64)
+        samples = np.array(map_threaded(_samples, np.arange(len(corpus))), dtype=np.int64)
         if not samples.any(): raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(self.problems.values()))}")
         self.corpus,self.samples = corpus.select(samples > 0),samples[samples > 0]
         self.ids = ids[samples > 0]

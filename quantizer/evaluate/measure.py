@@ -16,7 +16,7 @@ from ..data.store import FeatureStore
 from .health import codebook_health, count_codes, verdict
 from .phonetic import word_purity
 from .signal import NRE
-from ..models.autoencoder import LONG, SpeechQuantizer, build_model, check_model
+from ..models.autoencoder import MAX_CHUNK_FRAMES, SpeechQuantizer, build_model, check_model
 from ..quantizers.search import kmeans
 from ..tokens.tokenizer import Tokenizer
 
@@ -71,7 +71,7 @@ def evaluate(
             problems[corpus.id(i)] = name_file(e, corpus.file(i))
             continue
         c = m.encode(feats, mask)
-        for x,y,k in zip(feats.split(LONG, 1), m.decode(c, mask).split(LONG, 1), mask.split(LONG, 1)): nre.add(m.normalise(x), m.normalise(y), k)
+        for x,y,k in zip(feats.split(MAX_CHUNK_FRAMES, 1), m.decode(c, mask).split(MAX_CHUNK_FRAMES, 1), mask.split(MAX_CHUNK_FRAMES, 1)): nre.add(m.normalise(x), m.normalise(y), k)
         codes.append(c[0].cpu())
         words.append(corpus.df.text[i])
     if not codes: raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(problems.values()))}")
@@ -116,7 +116,7 @@ def kmeans_baseline(
         if not (n := len(x)//d*d): continue
         x = x[None,:n].to(model.mean.device)
         c = model.encode(x)
-        for a,b in zip(x.split(LONG, 1), model.decode(c).split(LONG, 1)): nre.add(model.normalise(a), model.normalise(b), torch.ones(a.shape[:2], dtype=torch.bool, device=a.device))
+        for a,b in zip(x.split(MAX_CHUNK_FRAMES, 1), model.decode(c).split(MAX_CHUNK_FRAMES, 1)): nre.add(model.normalise(a), model.normalise(b), torch.ones(a.shape[:2], dtype=torch.bool, device=a.device))
         codes.append(c[0].cpu())
         words.append(store.index.text[i])
     return _describe(codes, words, nre.value, model.quantizer.codebook_sizes, store.frame_rate/d) if codes else None

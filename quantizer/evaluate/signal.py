@@ -10,7 +10,7 @@ __all__ = ['NRE']
 # %% ../../nbs/evaluate/41_signal.ipynb #d5f1c096
 import torch
 from torch import Tensor
-from ..core.distributed import all_sum, num_ranks
+from ..core.distributed import all_reduce_sum, world_size
 
 # %% ../../nbs/evaluate/41_signal.ipynb #255f1fc6
 class NRE:
@@ -29,8 +29,8 @@ class NRE:
         self.s,self.ss = self.s+x.sum(0),self.ss+x.pow(2).sum()
     def reduce(self):
         "Add what the other processes have"
-        if num_ranks() == 1: return
-        v = all_sum(torch.cat([torch.stack([torch.as_tensor(float(self.n), device=self.s.device).double(), self.err, self.ss]), self.s]))
+        if world_size() == 1: return
+        v = all_reduce_sum(torch.cat([torch.stack([torch.as_tensor(float(self.n), device=self.s.device).double(), self.err, self.ss]), self.s]))
         self.n,self.err,self.ss,self.s = int(v[0]),v[1],v[2],v[3:]
     @property
     def value(self)->float:

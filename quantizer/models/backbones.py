@@ -62,8 +62,8 @@ class ConvEncoder(nn.Module):
     ):
         super().__init__()
         check_range(1, math.inf, downsample=downsample)
-        self.downsample,self.reach = downsample,kernel//2*downsample # frames that a layer sees to each side, and all of them together:
-        self.context = (2*blocks+1)*self.reach
+        self.downsample,self.layer_radius = downsample,kernel//2*downsample # frames that a layer sees to each side, and all of them together:
+        self.receptive_radius = (2*blocks+1)*self.layer_radius
         self.before = _blocks(blocks, width, kernel, dropout)
         self.inp = nn.Conv1d(dim_in, width, kernel, padding=kernel//2)
         self.down = nn.Conv1d(width, width, downsample, downsample)
@@ -88,7 +88,7 @@ class ConvEncoder(nn.Module):
 @ENCODERS.register('stack')
 class StackEncoder(nn.Module):
     "Frames side by side, nothing learned: with `vq` this is k-means"
-    context = 0
+    receptive_radius = 0
     def __init__(self,
         dim_in:int, # `D` of the features
         dim_out:int, # `D` of the quantizer: `downsample` times as many
@@ -97,7 +97,7 @@ class StackEncoder(nn.Module):
         super().__init__()
         check_range(1, math.inf, downsample=downsample)
         if dim_out != dim_in*downsample: raise QuantizerError(f"dim is {dim_out}: {downsample} frames of {dim_in} values side by side need a quantizer of dim {dim_in*downsample}")
-        self.downsample = self.reach = downsample
+        self.downsample = self.layer_radius = downsample
     def forward(self, x, mask):
         x = F.pad(x.masked_fill(~mask[...,None], 0), (0,0,0,-x.shape[1]%self.downsample))
         return x.unflatten(1, (-1,self.downsample)).flatten(2), downsample_mask(mask, self.downsample)
@@ -105,13 +105,13 @@ class StackEncoder(nn.Module):
 @DECODERS.register('stack')
 class StackDecoder(nn.Module):
     "The frames of each token, one after the other"
-    context = 0
+    receptive_radius = 0
     def __init__(self, dim_in:int, dim_out:int, upsample:int):
         super().__init__()
-        self.reach = upsample
+        self.layer_radius = upsample
         if dim_in != dim_out*upsample: raise QuantizerError(f"dim is {dim_in}: {upsample} frames of {dim_out} values side by side need a quantizer of dim {dim_out*upsample}")
     def forward(self, z, token_mask, mask):
-        return z.unflatten(2, (self.reach,-1)).flatten(1, 2)[:,:mask.shape[1]].masked_fill(~mask[...,None], 0)
+        return z.unflatten(2, (self.layer_radius,-1)).flatten(1, 2)[:,:mask.shape[1]].masked_fill(~mask[...,None], 0)
 
 @DECODERS.register('conv')
 class ConvDecoder(nn.Module):
@@ -126,8 +126,8 @@ class ConvDecoder(nn.Module):
         dropout:float=0., # In each block
     ):
         super().__init__()
-        self.reach = kernel//2*upsample
-        self.context = (2*blocks+1)*self.reach
+        self.layer_radius = kernel//2*upsample
+        self.receptive_radius = (2*blocks+1)*self.layer_radius
         self.before = _blocks(blocks, width, kernel, dropout)
         self.inp = nn.Conv1d(dim_in, width, kernel, padding=kernel//2)
         self.up = nn.ConvTranspose1d(width, width, upsample, upsample)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.registry import Registry
-from ..core.distributed import union_average
+from ..core.distributed import global_average
 
 # %% ../../nbs/models/33_losses.ipynb #b7529250
 LOSSES = Registry('loss')
@@ -21,28 +21,28 @@ LOSSES = Registry('loss')
 def masked_mean(
     x:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
-    across:bool=False, # Over the frames of all ranks
+    sync:bool=False, # Over the frames of all ranks
 )->Tensor: # Scalar
     "Mean over the values of real frames; 0 where there is none"
-    return union_average(x.masked_fill(~mask[...,None], 0).sum(), mask.sum()*x.shape[-1], across)
+    return global_average(x.masked_fill(~mask[...,None], 0).sum(), mask.sum()*x.shape[-1], sync)
 
 # %% ../../nbs/models/33_losses.ipynb #00531561
 @LOSSES.register('mse')
-def mse_loss(y:Tensor, x:Tensor, mask:Tensor, across:bool=False)->Tensor:
+def mse_loss(y:Tensor, x:Tensor, mask:Tensor, sync:bool=False)->Tensor:
     "Squared error: the loss whose optimum is the mean, what reconstruction is measured by"
-    return masked_mean((y-x).pow(2), mask, across)
+    return masked_mean((y-x).pow(2), mask, sync)
 
 @LOSSES.register('l1')
-def l1_loss(y:Tensor, x:Tensor, mask:Tensor, across:bool=False)->Tensor:
+def l1_loss(y:Tensor, x:Tensor, mask:Tensor, sync:bool=False)->Tensor:
     "Absolute error: cares less about the rare large miss"
-    return masked_mean((y-x).abs(), mask, across)
+    return masked_mean((y-x).abs(), mask, sync)
 
 @LOSSES.register('huber')
-def huber_loss(y:Tensor, x:Tensor, mask:Tensor, across:bool=False)->Tensor:
+def huber_loss(y:Tensor, x:Tensor, mask:Tensor, sync:bool=False)->Tensor:
     "Squared below 1, absolute above"
-    return masked_mean(F.huber_loss(y, x, reduction='none'), mask, across)
+    return masked_mean(F.huber_loss(y, x, reduction='none'), mask, sync)
 
 @LOSSES.register('cosine')
-def cosine_loss(y:Tensor, x:Tensor, mask:Tensor, across:bool=False)->Tensor:
+def cosine_loss(y:Tensor, x:Tensor, mask:Tensor, sync:bool=False)->Tensor:
     "One minus the cosine of the frames: their direction alone"
-    return masked_mean(1-F.cosine_similarity(y, x, dim=-1)[...,None], mask, across)
+    return masked_mean(1-F.cosine_similarity(y, x, dim=-1)[...,None], mask, sync)

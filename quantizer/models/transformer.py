@@ -97,10 +97,10 @@ class _Transformer(nn.Module):
         check_range(1, math.inf, width=width, layers=layers, heads=heads, mult=mult, downsample=frames, window=1 if window is None else window)
         check_range(0, 0.99, dropout=dropout)
         if width % (2*heads): raise QuantizerError(f"width is {width}: expected a multiple of {2*heads}, an even number for each of the {heads} heads")
-        self.frames,self.reach = frames,frames
+        self.frames,self.layer_radius = frames,frames
         self.register_buffer('freqs', frequencies(width//heads), persistent=False) # kept, as a compiler would leave out the rounding
         self.window = None if window is None else -(-window//frames) # in tokens
-        self.context = None if window is None else layers*self.window*frames
+        self.receptive_radius = None if window is None else layers*self.window*frames
         self.blocks = nn.ModuleList([TransformerBlock(width, heads, mult, dropout) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
     def mix(self, x, mask):

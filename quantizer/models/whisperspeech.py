@@ -37,7 +37,7 @@ class WhisperSpeechEncoder(nn.Module):
         super().__init__()
         check_range(1, math.inf, downsample=downsample, mult=mult)
         _same(dim_in, dim_out)
-        self.downsample,self.pool,self.reach,self.context = downsample,pool,downsample,downsample
+        self.downsample,self.pool,self.layer_radius,self.receptive_radius = downsample,pool,downsample,downsample
         if pool == 'conv': self.conv = nn.Conv1d(dim_in, dim_in, 3, downsample, 1)
         self.norm,self.mlp = nn.LayerNorm(dim_in),_mlp(dim_in, mult)
     def forward(self,
@@ -72,7 +72,7 @@ class WhisperSpeechDecoder(nn.Module):
         check_range(1, math.inf, layers=layers, heads=heads, mult=mult)
         _same(dim_out, dim_in)
         if dim_in % (2*heads): raise QuantizerError(f"{dim_in} dimensions cannot be cut into {heads} heads of an even number each")
-        self.upsample,self.reach = upsample,FRAMES
+        self.upsample,self.layer_radius = upsample,FRAMES
         self.padding,self.positions = nn.Parameter(torch.zeros(dim_in)),nn.Parameter(0.045*torch.randn(FRAMES, dim_in))
         self.register_buffer('freqs', rope/10000**(torch.arange(0, dim_in//heads, 2)/(dim_in//heads)))
         self.blocks = nn.ModuleList([TransformerBlock(dim_in, heads, mult) for _ in range(layers)])

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, check_range
 from ..core.options import checked
-from .base import QUANTIZERS, Quantizer, unevenness
-from ..core.distributed import draw_items, union_average, union_mean
+from .base import QUANTIZERS, Quantizer, diversity_loss
+from ..core.distributed import draw_per_item, global_average, global_mean
 
 # %% ../../nbs/quantizers/23_gumbel.ipynb #98bea3d8
 @QUANTIZERS.register('gumbel')
@@ -44,9 +44,9 @@ class GumbelVQ(Quantizer):
     def quantize(self, x, items):
         scores = self.scores(x)
         p = scores.softmax(1)
-        losses = dict(diversity=unevenness(union_average(p.sum(0), len(x), self.training)))
-        if 'kl' in self.weights: losses['kl'] = math.log(self.codebook_size) - union_mean(torch.special.entr(p.clamp(min=1e-30)).sum(1), self.training)
-        noise = draw_items(items, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g)).log() if self.training else 0.
+        losses = dict(diversity=diversity_loss(global_average(p.sum(0), len(x), self.training)))
+        if 'kl' in self.weights: losses['kl'] = math.log(self.codebook_size) - global_mean(torch.special.entr(p.clamp(min=1e-30)).sum(1), self.training)
+        noise = draw_per_item(items, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g)).log() if self.training else 0.
         y = ((scores-noise)/self.temperature.clamp(min=1e-4)).softmax(1)
         codes = (y if self.training else scores).argmax(1, keepdim=True)
         if self.training and not self.hard: return y @ self.codebook, codes, losses

@@ -31,7 +31,7 @@ def _vectors(vq, vectors, n):
 def freeze(self:VQ)->VQ:
     "Codes stop learning and are not revived; the encoder still gets its gradient. Freeze again after loading a state: it is a setting, not state"
     _placed(self, 'freeze')
-    self.learn_by,self._started = 'frozen',True
+    self.codebook_update,self._started = 'frozen',True
     self.codebook.requires_grad_(False)
     return self
 
@@ -46,7 +46,7 @@ def load_codebook(self:VQ,
         self.codebook.copy_(vectors)
         self.placed.fill_(self.codebook_size)
         self.reset_statistics(0) # unknown, until the next batch says how many frames there are
-    if self.learn_by != 'frozen': self._started = False
+    if self.codebook_update != 'frozen': self._started = False
     return self
 
 # %% ../../nbs/quantizers/28_operations.ipynb #cdc5cae0

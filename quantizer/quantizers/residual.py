@@ -15,7 +15,7 @@ from ..core.errors import QuantizerError, check_range
 from ..core.options import check_args, checked
 from .base import NO_CODE, QUANTIZERS, Quantizer
 from .estimators import straight_through
-from ..core.distributed import draw_items
+from ..core.distributed import draw_per_item
 
 # %% ../../nbs/quantizers/27_residual.ipynb #017eb1e7
 def inner_block(
@@ -118,7 +118,7 @@ class Residual(Composite):
     def _depth(self, items):
         "How many levels each frame uses, if not all"
         if not self.training or not self.dropout: return None
-        u = draw_items(items, self.next_seed(), lambda rows,g: torch.rand(1, 2, generator=g, device=items.device).expand(rows.stop-rows.start, 2))
+        u = draw_per_item(items, self.next_seed(), lambda rows,g: torch.rand(1, 2, generator=g, device=items.device).expand(rows.stop-rows.start, 2))
         return torch.where(u[:,0] < self.dropout, 1+(u[:,1]*self.num).long(), self.num)
 
     def assign(self, x):

@@ -16,7 +16,7 @@ from ..core.errors import QuantizerError, check_range
 from ..core.options import checked
 from .base import QUANTIZERS, Quantizer, linear
 from .estimators import straight_through
-from ..core.distributed import draw_items, union_average, union_mse
+from ..core.distributed import draw_per_item, global_average, global_mse
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #bea33f48
 def _fsq_scale(levels, eps=1e-3): return (levels-1)*(1+eps)/2, torch.where(levels % 2 == 1, 0., 0.5)
@@ -104,7 +104,7 @@ class FSQ(Quantizer):
             exact = self.codebook_size <= 2**24 # in float32
             return self.out(v), torch.mv(grid, self.digits).add_(self.first).long()[:,None] if exact else self._codes(grid), {}
         b = fsq_bound(z, self.levels)
-        u = draw_items(items, self.next_seed(), lambda rows,g: torch.rand(len(b[rows]), b.shape[1]+1, generator=g, device=b.device))
+        u = draw_per_item(items, self.next_seed(), lambda rows,g: torch.rand(len(b[rows]), b.shape[1]+1, generator=g, device=b.device))
         noisy = torch.where(u[:,:1] < self.noise, b + u[:,1:] - 0.5, b.round())
         return self.out(straight_through(b, noisy.detach())/(self.levels//2)), self._codes(b.round()), {}
 
@@ -117,12 +117,12 @@ def _patterns(p):
 
 def bit_entropies(
     logits:Tensor, # `(N,d)` log-odds of each bit being 1
-    across:bool=True, # Over the vectors of all ranks
+    sync:bool=True, # Over the vectors of all ranks
 )->tuple[Tensor,Tensor]: # Mean entropy of a vector's code, and entropy of the mean over all vectors, in nats
     "Both entropies of codes made of independent bits, exactly, without the `(N,2^d)` table"
     p,half = torch.sigmoid(logits),logits.shape[1]//2
-    single = union_average((F.softplus(logits) - p*logits).sum(), len(p), across)
-    mean = union_average(_patterns(p[:,:half]).T @ _patterns(p[:,half:]), len(p), across)
+    single = global_average((F.softplus(logits) - p*logits).sum(), len(p), sync)
+    mean = global_average(_patterns(p[:,:half]).T @ _patterns(p[:,half:]), len(p), sync)
     return single, torch.special.entr(mean.clamp(min=1e-30)).sum() # the slope of entr at 0 is infinite
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #d87bcfdb
@@ -152,7 +152,7 @@ class _Binary(Quantizer):
         z = self._in(x)
         q = torch.where(z > 0, self.scale, -self.scale)
         single,mean = bit_entropies(4*self.beta*self.scale*z, self.training)
-        losses = dict(entropy=single-self.gamma*mean, commitment=union_mse(z, q, self.training))
+        losses = dict(entropy=single-self.gamma*mean, commitment=global_mse(z, q, self.training))
         return self.out(straight_through(z, q)), self._codes(z), losses
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #16910b1c

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, check_range
-from ..core.distributed import all_sum, pick_rows
+from ..core.distributed import all_reduce_sum, sample_global_frames
 
 # %% ../../nbs/quantizers/21_search.ipynb #10fe5ef5
 TILE = {'cpu':(1024, 1024), 'cuda':(4096, 4096)} # Rows and codes whose scores are held at a time: 4 MB, 64 MB
@@ -74,18 +74,18 @@ def kmeans(
     check_range(1, math.inf, k=k)
     unit = (lambda c: F.normalize(c, dim=1)) if metric == 'cosine' else (lambda c: c)
     x = unit(x.float())
-    n = int(all_sum(torch.tensor(len(x), device=x.device), across_ranks))
+    n = int(all_reduce_sum(torch.tensor(len(x), device=x.device), across_ranks))
     if not n: raise QuantizerError("k-means needs at least one vector")
-    centres = pick_rows(x, k, generator, across_ranks)
+    centres = sample_global_frames(x, k, generator, across_ranks)
     if n < k:
         more = centres[torch.randint(n, (k-n,), generator=generator).to(x.device)]
         spread = centres.std(0, unbiased=False).clamp(min=1e-3)
         return unit(torch.cat([centres, more + 0.01*spread*torch.randn(k-n, x.shape[1], generator=generator).to(x)]))
     for _ in range(iters if n > k else 0):
         codes = nearest(x, centres)
-        counts = all_sum(torch.bincount(codes, minlength=k), across_ranks)
-        sums = all_sum(torch.zeros_like(centres).index_add_(0, codes, x), across_ranks)
+        counts = all_reduce_sum(torch.bincount(codes, minlength=k), across_ranks)
+        sums = all_reduce_sum(torch.zeros_like(centres).index_add_(0, codes, x), across_ranks)
         lost = counts == 0
         centres = unit(sums/counts.clamp(min=1)[:,None])
-        if lost.any(): centres[lost] = pick_rows(x, int(lost.sum()), generator, across_ranks)
+        if lost.any(): centres[lost] = sample_global_frames(x, int(lost.sum()), generator, across_ranks)
     return centres

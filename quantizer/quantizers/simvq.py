@@ -17,7 +17,7 @@ from ..core.errors import check_range
 from ..core.options import checked
 from .base import QUANTIZERS, Quantizer
 from .estimators import rotation, straight_through
-from ..core.distributed import union_mse
+from ..core.distributed import global_mse
 from .search import nearest
 
 # %% ../../nbs/quantizers/25_simvq.ipynb #30543350
@@ -49,5 +49,5 @@ class SimVQ(Quantizer):
     def quantize(self, x, items):
         codes = self.assign(x)
         q = self.lookup(codes)
-        losses = dict(commitment=union_mse(x, q.detach(), self.training), codebook=union_mse(q, x.detach(), self.training))
+        losses = dict(commitment=global_mse(x, q.detach(), self.training), codebook=global_mse(q, x.detach(), self.training))
         return (straight_through if self.straight else rotation)(x, q.detach()), codes, losses

@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile as sf, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from ..core.errors import QuantizerError, name_file, printable
+from ..core.errors import QuantizerError, name_file, escape_path
 from ..core.files import atomic_path
 from .tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ def encode_paths(
     for p,c in [(p, Corpus.load(p) if _is_corpus(p) else None) for p in paths]: # all are loaded first: what is missing is told before the work
         if c is not None:
             problems |= c.problems
-            for i in range(len(c)): _add(c.id(i) if p == 'sample' else printable(join_path(c.root, c.id(i))), lambda: c.audio(i, tokenizer.sample_rate), c.file(i))
+            for i in range(len(c)): _add(c.id(i) if p == 'sample' else escape_path(join_path(c.root, c.id(i))), lambda: c.audio(i, tokenizer.sample_rate), c.file(i))
         else: _add(str(p), lambda: tokenizer.waveform(p), p)
     if not codes: raise QuantizerError(next(iter(problems.values())) if len(problems) == 1 else f"none of {len(problems)} recordings can be used; the first: {next(iter(problems.values()))}")
     return codes,problems

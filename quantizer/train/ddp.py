@@ -11,7 +11,7 @@ __all__ = ['DDPCallback']
 import warnings
 from fastai.torch_core import get_model
 from torch.nn.parallel import DistributedDataParallel
-from ..core.distributed import num_ranks
+from ..core.distributed import world_size
 from .callback import Callback
 
 # %% ../../nbs/train/51_ddp.ipynb #23ecc14c
@@ -19,7 +19,7 @@ class DDPCallback(Callback):
     "Average gradients over processes; one process alone trains as ever"
     order = -8 # the model is on its device
     def before_fit(self):
-        if num_ranks() == 1 or isinstance(self.learn.model, DistributedDataParallel): return
+        if world_size() == 1 or isinstance(self.learn.model, DistributedDataParallel): return
         at = next(self.learn.model.parameters()).device
         with warnings.catch_warnings(action='ignore'): # PyTorch 2.13 gives broadcast_buffers a new name
             self.learn.model = DistributedDataParallel(self.learn.model, device_ids=[at] if at.type == 'cuda' else None, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -13,7 +13,7 @@ from fastai.learner import AvgLoss, AvgMetric, Metric, ValueMetric
 from fastai.torch_core import get_model
 from ..evaluate.health import codebook_health, count_codes, verdict
 from ..evaluate.signal import NRE
-from ..core.distributed import all_sum, num_ranks, rank
+from ..core.distributed import all_reduce_sum, world_size, rank
 from .callback import Callback
 
 # %% ../../nbs/train/55_health.ipynb #59cfecae
@@ -34,14 +34,14 @@ class CodebookHealth(Callback):
     def after_validate(self):
         for m in self.recorder._valid_mets: reduce_metric(m)
         if self.counts is None: return
-        self.counts = all_sum(self.counts)
+        self.counts = all_reduce_sum(self.counts)
         self.health = codebook_health(self.counts, self.token_rate, self.sizes)
     def take(self)->dict: # As from `codebook_health`
         "Of the training tokens since the last call; to be called by all processes together"
         n = torch.zeros(len(self.sizes), max(self.sizes), dtype=torch.long) if self.window is None else self.window
         self.window = torch.zeros_like(n)
-        return codebook_health(all_sum(n), self.token_rate, self.sizes)
-    def state_dict(self): return {} if self.window is None else dict(window=all_sum(self.window))
+        return codebook_health(all_reduce_sum(n), self.token_rate, self.sizes)
+    def state_dict(self): return {} if self.window is None else dict(window=all_reduce_sum(self.window))
     def load_state_dict(self, state): # what all have counted goes on with the first
         if 'window' in state: self.window = state['window'].to(next(self.model.parameters()).device)*(rank() == 0)
     @property
@@ -57,9 +57,9 @@ def reduce_metric(
     m:Metric, # Ours, with a method `reduce`, or fastai's averages; others stay those of this process
 ):
     "Make a metric one over the recordings of all processes"
-    if num_ranks() == 1: return
+    if world_size() == 1: return
     if hasattr(m, 'reduce'): m.reduce()
-    elif isinstance(m, (AvgMetric,AvgLoss)): m.total,m.count = all_sum(torch.stack([torch.as_tensor(o).double().cpu() for o in (m.total,m.count)]).to('cuda' if torch.cuda.is_available() else 'cpu')).unbind()
+    elif isinstance(m, (AvgMetric,AvgLoss)): m.total,m.count = all_reduce_sum(torch.stack([torch.as_tensor(o).double().cpu() for o in (m.total,m.count)]).to('cuda' if torch.cuda.is_available() else 'cpu')).unbind()
 
 class NREMetric(Metric):
     "`evaluate.signal.NRE` for a `Learner`"
@@ -77,6 +77,6 @@ class FrameLoss(Metric):
     def __init__(self): self.reset()
     def reset(self): self.total,self.n = 0.,0
     def accumulate(self, learn): self.total,self.n = self.total+learn.loss.detach().double()*learn.pred.frames,self.n+learn.pred.frames
-    def reduce(self): self.total,self.n = all_sum(torch.stack([self.total, self.n.double()])).unbind()
+    def reduce(self): self.total,self.n = all_reduce_sum(torch.stack([self.total, self.n.double()])).unbind()
     @property
     def value(self): return float(self.total/self.n) if self.n else None

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core.errors import QuantizerError
 from ..core.files import atomic_path
 from ..evaluate.health import verdict
-from ..core.distributed import all_sum, rank
+from ..core.distributed import all_reduce_sum, rank
 from .callback import Callback, in_fit
 
 # %% ../../nbs/train/56_logging.ipynb #b089baad
@@ -98,7 +98,7 @@ class RunLog(Callback):
         self.train_sums,self.sums = self.sums if self.train_sums is None else self.train_sums,None
         self.wait = self.epoch_waited/max(1e-9, time.perf_counter()-self.epoch_since)
     def after_validate(self):
-        if self.sums is not None: self.sums = all_sum(self.sums)
+        if self.sums is not None: self.sums = all_reduce_sum(self.sums)
     def after_epoch(self):
         if self.train_sums is not None: self.epoch_row()
         self.train_sums = self.sums = None

@@ -24,7 +24,7 @@ def phase_options(
 
 def check_phases(
     phases:list, # As in a config
-    quantities, # Names of the model's losses and other quantities
+    hyperparams, # Names of the model's losses and other quantities
     codebook_size:int, # That it starts with
     can_grow:bool, # Is it a `vq` that can?
 )->list: # Complete
@@ -37,7 +37,7 @@ def check_phases(
         p = check_args(phase_options, o, at)
         check_range(1, np.inf, **{f'{at}.epochs':p['epochs']})
         for k,w in (p['losses'] or {}).items():
-            if k not in quantities: raise QuantizerError(f"'{at}.losses.{k}': 'model.losses' has no such loss (a weight of 0 there keeps it for later); it has: {', '.join(quantities)}")
+            if k not in hyperparams: raise QuantizerError(f"'{at}.losses.{k}': 'model.losses' has no such loss (a weight of 0 there keeps it for later); it has: {', '.join(hyperparams)}")
             if isinstance(w, bool) or not isinstance(w, (int,float)) or not 0 <= w < np.inf: raise QuantizerError(f"'{at}.losses.{k}' is {w!r}: expected a number, 0 or more")
         if p['codebook_size'] is not None:
             if not can_grow: raise QuantizerError(f"'{at}.codebook_size': only a 'vq' whose codes learn by moving average can grow in a training")
@@ -74,7 +74,7 @@ class Phases(Callback):
         self.now = i
         if hasattr(self.learn, 'run_log'): self.learn.run_log.event('phase', f"phase {i+1} of {len(self.phases)}" + ''.join(f', {k} {w:g}' for k,w in (p['losses'] or {}).items()) + (f', {K:,} codes' if K else ''), say=False)
     def _set_losses(self, i):
-        for k,w in (self.phases[i]['losses'] or {}).items(): get_model(self.learn.model).set_quantity(k, w)
+        for k,w in (self.phases[i]['losses'] or {}).items(): get_model(self.learn.model).set_hyperparam(k, w)
         return self.phases[i]
     def state_dict(self)->dict: return dict(now=self.now)
     def load_state_dict(self, d:dict):

@@ -16,7 +16,7 @@ from fastai.torch_core import get_model
 from fastcore.basics import patch
 from safetensors import SafetensorError
 from ..core.errors import QuantizerError, check_range
-from ..core.distributed import Agreement, from_first, gather_bytes, num_ranks, rank
+from ..core.distributed import AsyncFlags, broadcast_numbers, all_gather_bytes, world_size, rank
 from .callback import Callback, in_fit
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_checkpoints, sweep_checkpoints
 from .schedule import to_minimise
@@ -44,7 +44,7 @@ def all_rngs()->dict: # `"rank.name"` -> tensor
     mine = get_rng()
     flat = torch.cat([o.reshape(-1).view(torch.uint8) for o in mine.values()])
     def _split(r, x): return {f'{r}.{k}':p.clone().view(o.dtype).view(o.shape) for (k,o),p in zip(mine.items(), x.split([o.nbytes for o in mine.values()]))}
-    return {k:v for r,x in enumerate(gather_bytes(flat)) for k,v in _split(r, x).items()}
+    return {k:v for r,x in enumerate(all_gather_bytes(flat)) for k,v in _split(r, x).items()}
 
 # %% ../../nbs/train/60_resume.ipynb #2828658b
 class Interrupted(KeyboardInterrupt):
@@ -117,7 +117,7 @@ class Checkpoint(Callback):
     def before_fit(self):
         self.run = in_fit(self.learn)
         if not self.run: return
-        self.best,self.found,self.due,self.judged,self.flags,self.saved = math.inf,None,False,False,Agreement(2),time.monotonic()
+        self.best,self.found,self.due,self.judged,self.flags,self.saved = math.inf,None,False,False,AsyncFlags(2),time.monotonic()
         self.signum,self.over,self.asked,self.written = 0,False,False,True
         if self.resume: self.restore()
     def before_epoch(self): self.judged = False
@@ -174,7 +174,7 @@ def save(self:Checkpoint,
     callbacks = {o.name:o.state_dict() for o in self.learn.cbs if hasattr(type(o), 'state_dict')} # in the class: a callback without it would give the model's
     callbacks['recorder'] = dict(smooth=torch.as_tensor(r.smooth_loss.val), count=r.smooth_loss.count)
     where = dict(epoch=epoch, done=done, batches=self.n_iter if self.training else self.batches, n_epoch=self.n_epoch, step=self.train_iter, pct_train=float(self.pct_train), lr=[float(o['lr']) for o in self.opt.hypers], finished=finished, early=self._early is not None and self._early.over)
-    self.written = self._write(f'step-{self.train_iter:08d}', self.opt, callbacks, rng, **where, best=self.best, monitor=self.monitor, world=num_ranks(), torch=torch.__version__)
+    self.written = self._write(f'step-{self.train_iter:08d}', self.opt, callbacks, rng, **where, best=self.best, monitor=self.monitor, world=world_size(), torch=torch.__version__)
     if self.written: # what is newer is damaged, or this would not go on from before it
         for o in [o for o in step_checkpoints(self.path) if int(o.name[5:]) <= self.train_iter][:-self.keep]: shutil.rmtree(o, ignore_errors=True)
     self.due,self.asked,self.saved = False,False,time.monotonic()
@@ -198,7 +198,7 @@ def restore(self:Checkpoint):
         sweep_checkpoints(self.path)
         path = latest_checkpoint(self.path, lambda why: self._tell('warning', why), ('optimizer','n_epoch')) # the weights alone, like those of `best`, will not do
         if path: step = int(path.name[5:])
-    step = int(from_first([step])[0])
+    step = int(broadcast_numbers([step])[0])
     if step < 0: return
     path = self.path/f'step-{step:08d}'
     self.found = s = load_checkpoint(path, get_model(self.learn.model), self.opt)
@@ -222,5 +222,5 @@ def _place(self:Checkpoint, s, name):
     self.learn.start = (self.n_epoch,0) if self.over else (s['epoch'],s['done'])
     if s['finished'] and not self.over and self._early is not None: self._early.waited = 0
     text = f"{name} is the end of this training" if self.over else f"resumed from {name}, in epoch {s['epoch']} after {s['done']} of {now} batches"
-    if s['world'] != num_ranks(): text += f"; it was trained by {s['world']} processes and goes on with {num_ranks()}: the numbers will differ in their last digits, and more if the batches of all processes together are not as large as before"
+    if s['world'] != world_size(): text += f"; it was trained by {s['world']} processes and goes on with {world_size()}: the numbers will differ in their last digits, and more if the batches of all processes together are not as large as before"
     self._tell('resumed', text)

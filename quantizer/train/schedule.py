@@ -17,7 +17,7 @@ from ..core.errors import QuantizerError, check_range, nearest_name
 from ..core.registry import Registry
 from ..core.options import check_args
 from .callback import Callback, in_fit
-from ..core.distributed import from_first
+from ..core.distributed import broadcast_numbers
 
 # %% ../../nbs/train/52_schedule.ipynb #56919dcf
 SCHEDULES = Registry('schedule')
@@ -94,7 +94,7 @@ def last_measure(
     row = dict(zip(r.metric_names[1:], r.values[-1])) | getattr(getattr(learn, 'run_log', None), 'row', {})
     row = {k:float(v) for k,v in row.items() if isinstance(v, (int,float))}
     if name not in row: raise QuantizerError(f"no measure is called '{name}'{nearest_name(name, row)}; there are: {', '.join(row)}")
-    return from_first([row[name]])[0]
+    return broadcast_numbers([row[name]])[0]
 
 def to_minimise(learn, name:str)->float:
     "`last_measure` with its sign turned where more is better"
@@ -186,7 +186,7 @@ class Anneal(Callback):
     def _set(self, values):
         for k,v in values.items():
             if v == self.now.get(k): continue
-            get_model(self.learn.model).set_quantity(k, v)
+            get_model(self.learn.model).set_hyperparam(k, v)
             self.now[k] = v
     def before_fit(self): # whatever else has set them, all values are set again, and refused here if they cannot be
         values,self.now = {k:f(0.) for k,f in self.values.items()} | self.now,{}

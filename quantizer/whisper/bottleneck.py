@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.distributed import all_sum, union_average
+from ..core.distributed import all_reduce_sum, global_average
 from ..core.errors import QuantizerError
 from ..models.autoencoder import TEXT_LOSSES, Reconstruction, SpeechQuantizer, build_model
-from ..models.bottleneck import append, pool_frames
+from ..models.bottleneck import append, masked_mean_pool
 from .teacher import WhisperTeacher
 from .text_losses import TopK, text_losses
 
@@ -39,7 +39,7 @@ class WhisperBottleneck(SpeechQuantizer):
         self.temperature = temperature
         self.register_buffer('quiet', quiet, persistent=False)
         if hasattr(decoder, 'silence'):
-            each = pool_frames(self.normalise(quiet)[None], torch.ones(1, len(quiet), dtype=torch.bool), encoder.downsample)[0]
+            each = masked_mean_pool(self.normalise(quiet)[None], torch.ones(1, len(quiet), dtype=torch.bool), encoder.downsample)[0]
             with torch.no_grad(): decoder.silence.copy_(each[torch.arange(len(decoder.silence)) % len(each)])
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
@@ -73,12 +73,12 @@ class WhisperBottleneck(SpeechQuantizer):
         else: head = None
         total,sums = text_losses(_hidden(*whisper_states(self, z_q, token_mask, out.y, mask, self.quiet)), t.embed.weight, tokens[:,P:][real], head, w['ce'], w['kl'], self.temperature)
         n = real.sum()
-        out.loss = out.loss + union_average(total, n, self.training)
-        ce,kl,hits = union_average(sums, n, self.training)
+        out.loss = out.loss + global_average(total, n, self.training)
+        ce,kl,hits = global_average(sums, n, self.training)
         if head is None: kl = kl*math.nan # not asked
         found = dict(ce=ce, kl=kl, accuracy=hits)
         out.losses |= {k:found[k] for k in names}
-        out.counts = dict.fromkeys(names, all_sum(n, self.training))
+        out.counts = dict.fromkeys(names, all_reduce_sum(n, self.training))
         return out
 
     def transcribe(self, feats:Tensor, mask:Tensor, languages='en', max_tokens:int|None=None)->list[str]:

@@ -93,7 +93,7 @@ def measure_text(
     seconds = corpus.df.duration_s.fillna(0).to_numpy()
     order = np.argsort(seconds, kind='stable')
     some = order[seconds[order] <= 30]
-    ear,problems,done = Listener(tokenizer, corpus.some_audio(some[len(some)//4:], 16, tokenizer.sample_rate)),{},[]
+    ear,problems,done = Listener(tokenizer, corpus.first_readable_waveforms(some[len(some)//4:], 16, tokenizer.sample_rate)),{},[]
     t,longest = ear.teacher,ear.whole.window_s
     for b in range(0, len(order), batch_size):
         some = [] # recording, waveform, codes, frames

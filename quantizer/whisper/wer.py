@@ -12,7 +12,7 @@ import math, torch
 from fastai.learner import ValueMetric
 from fastai.torch_core import get_model
 from ..evaluate.words import word_errors
-from ..core.distributed import all_sum
+from ..core.distributed import all_reduce_sum
 from ..train.callback import Callback, in_fit
 
 # %% ../../nbs/whisper/75_wer.ipynb #307d32b3
@@ -37,7 +37,7 @@ class Transcripts(Callback):
             table = word_errors(said, read, languages)
             total += torch.tensor([table.word_errors.sum(), table.words.sum()], dtype=total.dtype, device=total.device)
             self.examples += [*zip(said, read)]
-        wrong,words = all_sum(total).tolist()
+        wrong,words = all_reduce_sum(total).tolist()
         self.wer = wrong/words if words else math.nan
     def metrics(self)->list: # For a Learner
         "The column `wer`"
