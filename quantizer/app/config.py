@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 import torch, yaml
 from ..core.errors import QuantizerError, check_range, nearest_name
-from ..core.options import check_args
+from ..core.options import check_options
 from ..data.augment import Augment
 from ..data.features import FEATURES, FeatureExtractor
 from ..models.autoencoder import TEXT_LOSSES, build_model, check_model
@@ -118,20 +118,20 @@ def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # Complete
     "Check a config and fill in all defaults"
-    cfg = check_args(config_blocks, copy.deepcopy(cfg), '')
+    cfg = check_options(config_blocks, copy.deepcopy(cfg), '')
     f = dict(cfg['features'])
     if 'name' not in f: raise QuantizerError(f"'features.name' is missing; there are: {', '.join(sorted(FEATURES))}")
     name = f.pop('name')
-    model,train = dict(cfg['model']),check_args(train_options, cfg['train'], 'train')
+    model,train = dict(cfg['model']),check_options(train_options, cfg['train'], 'train')
     train['schedule'] = check_schedule(train['schedule'])
     _check_text(name, model, dict(cfg['data']), train)
-    train['checkpoint'] = check_args(checkpoint_options, train['checkpoint'] or {}, 'train.checkpoint')
-    if train['early_stop'] is not None: train['early_stop'] = check_args(early_stop_options, train['early_stop'], 'train.early_stop')
-    if train['anneal'] is not None: train['anneal'] = {k:check_args(anneal, v if isinstance(v, dict) else dict(start=v), f'train.anneal.{k}') for k,v in train['anneal'].items()}
-    data = check_args(data_options, cfg['data'], 'data')
-    data['extract'] = check_args(extract_options, data['extract'] or {}, 'data.extract')
+    train['checkpoint'] = check_options(checkpoint_options, train['checkpoint'] or {}, 'train.checkpoint')
+    if train['early_stop'] is not None: train['early_stop'] = check_options(early_stop_options, train['early_stop'], 'train.early_stop')
+    if train['anneal'] is not None: train['anneal'] = {k:check_options(anneal, v if isinstance(v, dict) else dict(start=v), f'train.anneal.{k}') for k,v in train['anneal'].items()}
+    data = check_options(data_options, cfg['data'], 'data')
+    data['extract'] = check_options(extract_options, data['extract'] or {}, 'data.extract')
     if data['live'] and data['store']: raise QuantizerError("'data.live' and 'data.store' are both given: features come from a store, or are computed while training")
-    features = dict(name=name)|check_args(FEATURES[name], f, 'features')
+    features = dict(name=name)|check_options(FEATURES[name], f, 'features')
     extractor = _try(lambda: extractor_from_config(dict(features=features)))
     if isinstance(q := model.get('quantizer'), dict) and q.get('dim') == 'features': model['quantizer'] = q | dict(dim=extractor.dim)
     res = dict(seed=cfg['seed'], data=data, features=features, model=check_model(model), train=train)
@@ -144,7 +144,7 @@ def check_config(
     check_range(1e-6, math.inf, **{'data.extract.shard_mb':data['extract']['shard_mb']})
     _check_train(train)
     if data['augment'] is not None:
-        data['augment'] = check_args(Augment, data['augment'], 'data.augment')
+        data['augment'] = check_options(Augment, data['augment'], 'data.augment')
         if Augment(**data['augment']).needs_waveform and not data['live']:
             raise QuantizerError("'data.augment' changes the waveform, and a store holds features: set data.live=true, or leave gain, noise and speed out")
     trial,out = _try(lambda: _run(res, extractor))

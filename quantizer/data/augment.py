@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torchaudio.functional import resample
 from ..core.errors import QuantizerError, check_range
-from ..core.options import check_args, checked
+from ..core.options import check_options, checked
 from .audio import load_audio, probe
 from .corpus import Corpus
 
@@ -55,8 +55,8 @@ class Augment:
         if speed is not None and not (speed and all(type(o) in (int,float) and 0.5 <= o <= 2 and math.isclose(100*o, round(100*o)) for o in speed)):
             raise QuantizerError(f"'augment.speed' is {speed!r}: expected a list of factors from 0.5 to 2, in steps of 0.01")
         self.gain,self.speed = gain,speed
-        self.noise = None if noise is None else check_args(noise_options, noise, 'augment.noise')
-        self.masks = None if spec is None else check_args(spec_options, spec, 'augment.spec')
+        self.noise = None if noise is None else check_options(noise_options, noise, 'augment.noise')
+        self.masks = None if spec is None else check_options(spec_options, spec, 'augment.spec')
         if noise is not None:
             _check_span(-40, 100, **{'augment.noise.snr':self.noise['snr']})
             check_range(0, 1, **{"'augment.noise.p'":self.noise['p']})

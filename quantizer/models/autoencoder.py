@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from ..core.errors import QuantizerError, check_range, nearest_name
-from ..core.options import check_args
+from ..core.options import check_options
 from ..core.tensors import lengths_to_mask
 from .backbones import DECODERS, ENCODERS
 from .losses import LOSSES
@@ -132,7 +132,7 @@ _GIVEN = dict(encoder=('dim_in','dim_out'), quantizer=(), decoder=('dim_in','dim
 
 def _part(kind, registry, block):
     if not isinstance(block, dict) or 'name' not in block: raise QuantizerError(f"'model.{kind}' is {block!r}: expected a block with a name, one of: {', '.join(sorted(registry))}")
-    res = dict(name=block['name']) | check_args(registry[block['name']], {k:v for k,v in block.items() if k != 'name'}, f'model.{kind}', _GIVEN[kind])
+    res = dict(name=block['name']) | check_options(registry[block['name']], {k:v for k,v in block.items() if k != 'name'}, f'model.{kind}', _GIVEN[kind])
     if 'quantizer' in res: res['quantizer'] = check_inner(res['quantizer'], res['codebook_size'], f'model.{kind}.quantizer')
     return res
 
@@ -141,7 +141,7 @@ def check_model(
 )->dict: # The same, complete; weights of the quantizer's losses are with the quantizer
     "Check a `model` block against the signatures of what it names"
     def _check(encoder:dict, quantizer:dict, decoder:dict, losses:dict, teacher:dict|None=None): pass
-    block = check_args(_check, block, 'model')
+    block = check_options(_check, block, 'model')
     outer,losses = deepcopy(block['quantizer']),{}
     quantizer = outer # the one with losses: the innermost
     while 'quantizer' in inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters:
@@ -161,7 +161,7 @@ def check_model(
     if not losses: raise QuantizerError(f"'model.losses' names no reconstruction loss; there are: {', '.join([*LOSSES, *TEXT_LOSSES])}")
     spoken = any(o in losses for o in TEXT_LOSSES)
     if block['teacher'] is not None and not spoken: raise QuantizerError(f"'model.teacher' is given, and 'model.losses' has no loss of text: {', '.join(TEXT_LOSSES)}")
-    teacher = dict(teacher=check_args(teacher_options, block['teacher'] or {}, 'model.teacher')) if spoken else {}
+    teacher = dict(teacher=check_options(teacher_options, block['teacher'] or {}, 'model.teacher')) if spoken else {}
     if spoken:
         check_range(0, 2000, **{'model.teacher.topk':teacher['teacher']['topk']})
         check_range(0.01, 100, **{'model.teacher.temperature':teacher['teacher']['temperature']})

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 from ..core.errors import QuantizerError, check_range
-from ..core.options import check_args, checked
+from ..core.options import check_options, checked
 from .base import NO_CODE, QUANTIZERS, Quantizer
 from .estimators import straight_through
 from ..core.distributed import draw_per_item
@@ -37,7 +37,7 @@ def check_inner(
     cls,given = QUANTIZERS[block['name']],('dim',) if codebook_size is None else ('dim','codebook_size')
     if 'codebook_size' in block and codebook_size is not None: raise QuantizerError(f"'codebook_size' is given to both the inner and the outer quantizer: remove '{where}.codebook_size'")
     if codebook_size is not None and 'levels' in block: raise QuantizerError(f"'codebook_size' and '{where}.levels' both give the size: keep one")
-    res = check_args(cls, {k:v for k,v in block.items() if k != 'name'}, where, given)
+    res = check_options(cls, {k:v for k,v in block.items() if k != 'name'}, where, given)
     if 'quantizer' in res: res['quantizer'] = check_inner(res['quantizer'], res.get('codebook_size', codebook_size), f'{where}.quantizer')
     return dict(name=block['name']) | res
 

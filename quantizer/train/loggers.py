@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 from ..core.errors import QuantizerError
 from ..core.registry import Registry
-from ..core.options import check_args
+from ..core.options import check_options
 
 # %% ../../nbs/train/57_loggers.ipynb #0e5cfbc1
 LOGGERS = Registry('logger')
@@ -125,7 +125,7 @@ def check_loggers(
         b = dict(name=b) if isinstance(b, str) else b
         if not isinstance(b, dict) or 'name' not in b: raise QuantizerError(f"'{where}' has {b!r}: expected a name or a block with a name; there are: {', '.join(sorted(LOGGERS))}")
         if b['name'] in [o['name'] for o in res]: raise QuantizerError(f"'{where}' names {b['name']} twice")
-        args = check_args(LOGGERS[b['name']], {k:v for k,v in b.items() if k != 'name'}, f"{where}.{b['name']}", ('out','config','resume','step'))
+        args = check_options(LOGGERS[b['name']], {k:v for k,v in b.items() if k != 'name'}, f"{where}.{b['name']}", ('out','config','resume','step'))
         if (p := getattr(LOGGERS[b['name']], 'package', None)) and (sys.modules[p] if p in sys.modules else find_spec(p)) is None: raise _needs(p)
         res.append(dict(name=b['name']) | args)
     return res

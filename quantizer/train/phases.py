@@ -11,7 +11,7 @@ __all__ = ['phase_options', 'check_phases', 'Phases']
 import numpy as np
 from fastai.torch_core import get_model
 from ..core.errors import QuantizerError, check_range
-from ..core.options import check_args
+from ..core.options import check_options
 from ..quantizers.vq import VQ
 from .callback import Callback, in_fit
 
@@ -34,7 +34,7 @@ def check_phases(
     for i,o in enumerate(phases):
         at = f'train.phases.{i}'
         if not isinstance(o, dict): raise QuantizerError(f"'{at}' is {o!r}: expected a block like {{epochs: 10, losses: {{kl: 0}}}}")
-        p = check_args(phase_options, o, at)
+        p = check_options(phase_options, o, at)
         check_range(1, np.inf, **{f'{at}.epochs':p['epochs']})
         for k,w in (p['losses'] or {}).items():
             if k not in hyperparams: raise QuantizerError(f"'{at}.losses.{k}': 'model.losses' has no such loss (a weight of 0 there keeps it for later); it has: {', '.join(hyperparams)}")

@@ -15,7 +15,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.torch_core import get_model
 from ..core.errors import QuantizerError, check_range, nearest_name
 from ..core.registry import Registry
-from ..core.options import check_args
+from ..core.options import check_options
 from .callback import Callback, in_fit
 from ..core.distributed import broadcast_numbers
 
@@ -145,7 +145,7 @@ def check_schedule(
     "Check the name and arguments of a schedule"
     block = dict(name=block) if isinstance(block, str) else block
     if 'name' not in block: raise QuantizerError(f"'{where}' has no name; there are: {', '.join(sorted(SCHEDULES))}")
-    args = check_args(SCHEDULES[block['name']], {k:v for k,v in block.items() if k != 'name'}, where, ('lr',))
+    args = check_options(SCHEDULES[block['name']], {k:v for k,v in block.items() if k != 'name'}, where, ('lr',))
     try: SCHEDULES[block['name']](1., **args)
     except QuantizerError as e: raise QuantizerError(f"'{where}': {e}") from None
     return dict(name=block['name']) | args

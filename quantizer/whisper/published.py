@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, check_range
-from ..core.options import check_args
+from ..core.options import check_options
 from ..models.autoencoder import SpeechQuantizer, build_model, check_model
 from ..models.whisperspeech import FRAMES
 
@@ -63,9 +63,9 @@ def _read(path):
 def _understand(path, spec, config):
     "The complete settings, and the tensors by name"
     if 'config' not in spec and (more := [k for k in _UNSAID if k not in config]): raise QuantizerError(f"{path}: holds tensors and no config; give config=dict({', '.join(f'{k}=...' for k in more)})")
-    known = check_args(_settings, {}, '')
+    known = check_options(_settings, {}, '')
     said = {k:v for o in (spec.get('tunables', {}), spec.get('config', {})) for k,v in o.items() if k in known} if 'config' in spec else dict(_NOW, q_depth=1)
-    try: c = check_args(_settings, said | config, 'config')
+    try: c = check_options(_settings, said | config, 'config')
     except QuantizerError as e: raise QuantizerError(f"{path}: {e}") from None
     try:
         check_range(1, 2**20, **{k:c[k] for k in ('vq_codes','depth','n_head','head_width','ffn_mult','codebook_dim','downsample')})
