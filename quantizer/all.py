@@ -44,7 +44,8 @@ from .evaluate.health import codebook_health, count_codes, verdict
 from .evaluate.signal import NRE
 from .evaluate.phonetic import purity, word_purity
 from .evaluate.words import error_rates, word_errors
-from .evaluate.measure import MEASURES, evaluate, kmeans_baseline, kmeans_model
+from .evaluate.metrics import METRICS
+from .evaluate.measure import evaluate, kmeans_baseline, kmeans_model
 from .whisper.scorer import measure_text
 from .evaluate.plots import plot_curves, plot_features, plot_text, plot_usage
 from .app.report import write_report

@@ -117,12 +117,11 @@ def _evaluate(a):
 def _add_text(m, shown, tok, corpus):
     "Let Whisper read the tokens, and add what comes of it"
     from quantizer.app.build import print_skipped
-    from quantizer.evaluate.measure import TEXT_MEASURES
-    from quantizer.whisper.scorer import measure_text
+    from quantizer.whisper.scorer import TEXT_METRICS, measure_text
     t = measure_text(tok, corpus)
     print_skipped(t.problems, len(corpus))
     def _known(d): return {k:None if isinstance(v, float) and v != v else v for k,v in d.items()} # JSON has no NaN
-    m |= {k:v for k,v in _known(t.rates).items() if k in TEXT_MEASURES}
+    m |= {k:v for k,v in _known(t.rates).items() if k in TEXT_METRICS}
     m |= dict(read=t.rates['recordings'], whisper=_known(t.plain), difference=_known(t.lost), languages={k:_known(v) for k,v in t.languages.to_dict('index').items()}, texts=t.texts.to_dict('records'), text_problems=t.problems)
     shown['Whisper'] = t.plain
     return t.languages[['recordings','words','wer','wer_low','wer_high','cer','hallucinations','wer_whisper']]
@@ -146,11 +145,11 @@ def print_measures(
     measures:dict, # Column -> what `evaluate` gave
 ):
     "The measures as a table of text"
-    from quantizer.evaluate.measure import shown_measures
+    from quantizer.evaluate.metrics import table_metrics
     wide = max(12, *(len(o)+2 for o in measures))
     print(f"{'':22}" + ''.join(f'{o:>{wide}}' for o in measures))
-    for k,(name,_) in shown_measures(measures).items():
-        print(f'{name:22}' + ''.join(f"{'-' if m.get(k) is None else format(m[k], '.4g'):>{wide}}" for m in measures.values()))
+    for k,o in table_metrics(measures).items():
+        print(f'{o.label:22}' + ''.join(f"{'-' if m.get(k) is None else format(m[k], '.4g'):>{wide}}" for m in measures.values()))
 
 # %% ../../nbs/app/85_cli.ipynb #3ed8161f
 class _Parser(argparse.ArgumentParser):

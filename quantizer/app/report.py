@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, soundfile as sf, yaml
 from ..core.files import atomic_path
 from ..data.corpus import Corpus
-from ..evaluate.measure import shown_measures
+from ..evaluate.metrics import table_metrics
 from ..evaluate.plots import plot_curves, plot_features, plot_text, plot_usage
 from ..tokens.tokenizer import Tokenizer
 
@@ -80,7 +80,7 @@ def write_report(
 ):
     "Write the report of a run"
     own = next(iter(measures.values()))
-    rows = [[name, *(_number(m.get(k)) for m in measures.values()), f'<span class="note">{say}</span>'] for k,(name,say) in shown_measures(measures).items()]
+    rows = [[o.label, *(_number(m.get(k)) for m in measures.values()), f'<span class="note">{o.definition}</span>'] for k,o in table_metrics(measures).items()]
     order = np.argsort([-(d if d == d else 0) for d in corpus.df.duration_s.to_numpy()], kind='stable')
     picks = [order[int(o)] for o in np.linspace(0, len(order)-1, min(examples, len(order)))]
     parts = [f'<h1>{html.escape(title)}</h1>', f'<p class="note">{html.escape(repr(tokenizer))}</p>', f'<p class="verdict">The codebook is {html.escape(own["verdict"])}.</p>',

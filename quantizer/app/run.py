@@ -24,9 +24,9 @@ from ..data.audio import is_url
 from ..data.corpus import Corpus
 from ..data.live import LiveFeatures
 from ..data.store import FeatureStore
-from ..evaluate.measure import TEXT_MEASURES, evaluate, kmeans_baseline, kmeans_model
+from ..evaluate.measure import evaluate, kmeans_baseline, kmeans_model
 from .report import write_report
-from ..whisper.scorer import measure_text
+from ..whisper.scorer import TEXT_METRICS, measure_text
 from ..core.distributed import rank_zero_first, broadcast_numbers, world_size, process_group, rank
 from ..tokens.tokenizer import Tokenizer
 from ..train.checkpoint import load_checkpoint
@@ -223,5 +223,5 @@ def _read(cfg, valid, tokenizer, fit, measures):
     valid = valid.select((valid.df.text != '').to_numpy())
     own = measure_text(tokenizer, valid)
     found = {'this run':own.rates} | ({'k-means':measure_text(Tokenizer(dict(features=cfg['features'], model=fit[0]), fit[1]), valid).rates} if 'k-means' in measures else {}) | dict(Whisper=own.plain)
-    for k,v in found.items(): measures.setdefault(k, {}).update({o:None if v[o] != v[o] else v[o] for o in TEXT_MEASURES}) # JSON has no NaN
+    for k,v in found.items(): measures.setdefault(k, {}).update({o:None if v[o] != v[o] else v[o] for o in TEXT_METRICS}) # JSON has no NaN
     return own.texts
