@@ -33,10 +33,10 @@ from .quantizers.operations import *
 from .quantizers.contract import check_contract
 from .models.backbones import DECODERS, ENCODERS, ConvDecoder, ConvEncoder
 from .models.transformer import TransformerDecoder, TransformerEncoder
-from .models.losses import LOSSES, masked_mean
+from .models.objectives import LOSSES, masked_mean
 from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, check_model
 from .whisper.teacher import WhisperTeacher
-from .whisper.bottleneck import WhisperBottleneck
+from .whisper.objective import TextObjective
 from .whisper.published import load_published
 from .tokens.tokenizer import Tokenizer
 from .tokens.files import load_tokens, save_tokens
@@ -52,7 +52,7 @@ from .app.report import write_report
 from .train.callback import Callback
 from .train.schedule import SCHEDULES, Anneal, anneal, lr_scheduler
 from .train.phases import Phases
-from .whisper.wer import Transcripts
+from .whisper.wer import WERCallback
 from .train.health import CodebookHealth
 from .train.logging import RunLog
 from .train.loggers import LOGGERS

@@ -10,7 +10,7 @@ import json, platform, shutil, statistics, subprocess, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, torch
 from quantizer.all import *
-from quantizer.whisper.bottleneck import build_bottleneck
+from quantizer.whisper.objective import TextObjective
 from quantizer.whisper.text_losses import top_k
 from quantizer.whisper.teacher import random_whisper
 warnings.simplefilter('ignore')
@@ -36,7 +36,8 @@ class Ours:
         block = check_model(dict(encoder=dict(name='bottleneck', downsample=2), quantizer=dict(name='vq', dim=384, codebook_size=512, codebook_dim=64, metric='cosine'), decoder=dict(name='bottleneck', layers=1, blocks=0),
             losses=dict(ce=1., kl=1., commitment=1.), teacher=dict(topk=64 if stored else 0)))
         set_seed(0)
-        self.model = build_bottleneck(block, torch.zeros(384), torch.ones(384), self.teacher, self.teacher.silence(self.enc, [torch.zeros(16000)])).train()
+        self.model = build_model(block, torch.zeros(384), torch.ones(384)).train()
+        self.model.objectives.append(TextObjective(dict(ce=1., kl=1.), self.model, self.teacher, self.teacher.silence(self.enc, [torch.zeros(16000)])))
         self.params = [p for p in self.model.parameters() if p.requires_grad]
         self.opt = torch.optim.AdamW(self.params, 9e-4, fused=True)
     def batch(self, seconds):

@@ -48,7 +48,7 @@ def test_loss_can_be_added():
     names = {}
     exec('from quantizer.all import *', names)
     @names['LOSSES'].register('test_loss')
-    def test_loss(y, x, mask, sync=True): return names['masked_mean']((y-x).abs().mean(-1), mask, sync)
+    def test_loss(y, x): return (y-x).abs()
     assert names['check_model'](dict(encoder=dict(name='conv'), quantizer=dict(name='vq'), decoder=dict(name='conv'), losses=dict(test_loss=1.)))
     del names['LOSSES']['test_loss']
 

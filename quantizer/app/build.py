@@ -23,10 +23,7 @@ from ..data.loaders import feature_loaders
 from ..data.extract import build_store
 from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore, is_finished
-from ..models.autoencoder import SpeechQuantizer, build_model
-from ..whisper.bottleneck import build_bottleneck
-from ..whisper.targets import StoredTargets, TextTargets
-from ..whisper.teacher import WhisperTeacher
+from ..models.autoencoder import SpeechQuantizer, add_objectives, build_model, objective_classes
 from ..core.distributed import world_size, rank
 from ..quantizers.vq import VQ
 from ..tokens.tokenizer import Tokenizer
@@ -40,7 +37,7 @@ from ..train.profile import Profile
 from ..train.resume import Checkpoint, EarlyStop, StopSignals
 from ..train.schedule import Anneal, anneal, lr_scheduler
 from ..train.step import TrainStep, checkpoint_activations, compile_parts
-from ..whisper.wer import Transcripts
+from ..whisper.wer import WERCallback
 
 # %% ../../nbs/app/81_build.ipynb #f2921d41
 def corpus_from_config(
@@ -67,13 +64,14 @@ def store_from_config(
 def fill_store(cfg:dict, corpus:Corpus, extractor:FeatureExtractor, path:str|Path, progress:bool=True)->FeatureStore:
     "Extract what a store does not have yet of a corpus, as a config says"
     how = {k:v for k,v in cfg['data']['extract'].items() if k != 'device'}
-    extractor = _to_device(cfg, extractor)
+    extractor = extractor.to(_device(cfg))
     return build_store(corpus, extractor, path, cfg['data']['dtype'], progress=progress, **how)
 
-def _to_device(cfg, extractor):
+def _device(cfg):
     "Where features are extracted"
-    try: return extractor.to(torch.device(cfg['data']['extract']['device']))
-    except (RuntimeError, AssertionError) as e: raise QuantizerError(f"'data.extract.device' is '{cfg['data']['extract']['device']}': it cannot be used here ({str(e).splitlines()[0][:100]})") from None
+    name = cfg['data']['extract']['device']
+    try: return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as e: raise QuantizerError(f"'data.extract.device' is '{name}': it cannot be used here ({str(e).splitlines()[0][:100]})") from None
 
 def augment_from_config(cfg:dict)->Augment|None:
     "The augmentation of training crops that a config describes"
@@ -143,28 +141,24 @@ def init_model(
 def targets_from_config(
     cfg:dict, # Checked
     store, # The features: a `FeatureStore` or `LiveFeatures`
-    path:str|Path, # Where the targets are or shall be, unless the config names a place
+    folder:str|Path, # Where targets are kept, unless the config names a place
     progress:bool=True, # Show a bar
-)->StoredTargets|None:
-    "Texts of the recordings of a store, and what the teacher expects, made if they are not there; `None` where no loss needs them"
-    if (how := cfg['model'].get('teacher')) is None: return None
-    maker = TextTargets(cfg['features']['model'], how['text'], how['topk'], how['temperature'])
-    opts = {k:v for k,v in cfg['data']['extract'].items() if k not in ('device','batch_s')}
-    return StoredTargets(build_store(store.corpus, _to_device(cfg, maker), how['store'] or path, progress=progress, **opts), store.index.id, how['topk'] > 0)
+): # Called with recordings, gives a tuple of tensors; `None` where no objective needs any
+    "What goes into each batch beside features, made if it is not there"
+    extract = {k:v for k,v in cfg['data']['extract'].items() if k not in ('device','batch_s')}
+    for o in objective_classes(cfg['model']['losses']):
+        targets = o.prepare(cfg['model'].get(o.block), cfg['features'], store, Path(folder), _device(cfg), progress=progress, **extract)
+        if targets is not None: return targets
 
 def model_from_config(
     cfg:dict, # Checked
     store, # Features
 )->SpeechQuantizer:
-    "The model that a config describes, with its teacher if it has one"
-    items = store.part('train')
-    mean,std = store.mean_std(items)
-    if (how := cfg['model'].get('teacher')) is None: return build_model(cfg['model'], mean, std)
-    extractor = _to_device(cfg, extractor_from_config(cfg))
-    teacher = WhisperTeacher(extractor.model, extractor.layer, how['dtype'])
-    short = items[store.frames[items] <= 30*store.frame_rate]
-    wavs = store.corpus.first_readable_waveforms(store.used[short] if isinstance(store, FeatureStore) else short, 16, extractor.sample_rate)
-    return build_bottleneck(cfg['model'], mean, std, teacher, teacher.silence(extractor, wavs).to(mean.device))
+    "The model that a config describes, with all its objectives"
+    model = build_model(cfg['model'], *store.mean_std(store.part('train')))
+    if objective_classes(cfg['model']['losses']):
+        add_objectives(model, cfg['model'], extractor_from_config(cfg).to(_device(cfg)), store)
+    return model
 
 # %% ../../nbs/app/81_build.ipynb #5c8a6357
 def learner_from_config(
@@ -173,7 +167,7 @@ def learner_from_config(
     out:str|Path|None=None, # Run folder for logs and checkpoints; `None` writes nothing
     resume:bool=False, # Go on from the newest checkpoint there
     stop:StopSignals|None=None, # End when it has noted a signal
-    targets:StoredTargets|None=None, # Texts, from `targets_from_config`, where the losses need them
+    targets=None, # From `targets_from_config`: what goes into each batch beside features
 )->SpeechLearner: # Ready for `fit`
     "Model, loaders and callbacks, as a config describes them; under `torchrun`, those of this process"
     t,data,world = cfg['train'],cfg['data'],world_size()
@@ -186,7 +180,7 @@ def learner_from_config(
     dls = feature_loaders(store, data['batch_size'], data['crop_s'], data['workers'], cfg['seed'], data['batching'], data['longest_s'], model.packing_gap, mask_features(cfg), rank(), world, t['epoch_steps'], targets)
     cbs = [DDPCallback(), TrainStep(t['precision'], t['accumulate'], t['clip'], t['nonfinite']), lr_scheduler(t['schedule'], t['lr'])]
     if t['phases']: cbs.append(Phases(t['phases']))
-    if t['wer']: cbs.append(Transcripts(t['wer']))
+    if t['wer']: cbs.append(WERCallback(t['wer']))
     if t['anneal']: cbs.append(Anneal({k:anneal(**v) for k,v in t['anneal'].items()}))
     if out is not None:
         cbs += [RunLog(out, t['log_steps'], partial(make_loggers, t['loggers'], Path(out), cfg) if t['loggers'] else None),

@@ -18,10 +18,11 @@ from ..core.errors import QuantizerError, check_range, nearest_name
 from ..core.options import check_options
 from ..data.augment import Augment
 from ..data.features import FEATURES, FeatureExtractor
-from ..models.autoencoder import TEXT_LOSSES, build_model, check_model
+from ..models.autoencoder import build_model, check_model, objective_classes
 from ..train.loggers import check_loggers
 from ..train.phases import check_phases
 from ..train.schedule import anneal, check_schedule
+import quantizer.whisper # its losses
 
 # %% ../../nbs/app/80_config.ipynb #25217c1f
 def data_options(
@@ -124,7 +125,6 @@ def check_config(
     name = f.pop('name')
     model,train = dict(cfg['model']),check_options(train_options, cfg['train'], 'train')
     train['schedule'] = check_schedule(train['schedule'])
-    _check_text(name, model, dict(cfg['data']), train)
     train['checkpoint'] = check_options(checkpoint_options, train['checkpoint'] or {}, 'train.checkpoint')
     if train['early_stop'] is not None: train['early_stop'] = check_options(early_stop_options, train['early_stop'], 'train.early_stop')
     if train['anneal'] is not None: train['anneal'] = {k:check_options(anneal, v if isinstance(v, dict) else dict(start=v), f'train.anneal.{k}') for k,v in train['anneal'].items()}
@@ -147,10 +147,14 @@ def check_config(
         data['augment'] = check_options(Augment, data['augment'], 'data.augment')
         if Augment(**data['augment']).needs_waveform and not data['live']:
             raise QuantizerError("'data.augment' changes the waveform, and a store holds features: set data.live=true, or leave gain, noise and speed out")
+    objectives = objective_classes(res['model']['losses'])
+    for o in objectives: o.check_config(res)
+    if train['wer'] and not objectives: raise QuantizerError(f"'train.wer' is {train['wer']}, and 'model.losses' has no loss of text (ce, kl): only a training through Whisper is transcribed")
     trial,out = _try(lambda: _run(res, extractor))
+    logged = [*out.losses, *(k for o in objectives for k in o.logged_losses(res['model']['losses'], res['model'].get(o.block)))]
     if train['phases'] is not None: _check_phases(res, trial)
     res['features'] = extractor.settings # with the hash of weights that it reads
-    measures = ['nre','usage','dead','perplexity','entropy','bitrate','train_loss','valid_loss',*(['wer'] if train['wer'] else []), *(f'{o}_{k}' for k in (*out.losses, *(('ce', *(['kl'] if 'kl' in res['model']['losses'] or res['model']['teacher']['topk'] else []), 'accuracy') if 'teacher' in res['model'] else ())) for o in ('train','valid'))]
+    measures = ['nre','usage','dead','perplexity','entropy','bitrate','train_loss','valid_loss',*(['wer'] if train['wer'] else []), *(f'{o}_{k}' for k in logged for o in ('train','valid'))]
     for block in ('checkpoint','early_stop','schedule'):
         if (k := (train[block] or {}).get('monitor', 'nre')) not in measures: raise QuantizerError(f"'train.{block}.monitor' is '{k}'{nearest_name(k, measures)}: no such measure is logged; there are: {', '.join(measures)}")
     for k,v in (train['anneal'] or {}).items():
@@ -159,13 +163,6 @@ def check_config(
             for o in ('start','end'): k in res['model']['losses'] or trial.set_hyperparam(k, v[o])
         except QuantizerError as e: raise QuantizerError(f"'train.anneal.{k}': {e}") from None
     return res
-
-def _check_text(features, model, data, train):
-    "What a training through Whisper needs"
-    spoken = [k for k in TEXT_LOSSES if isinstance(model.get('losses'), dict) and model['losses'].get(k) is not None]
-    if train['wer'] and not spoken: raise QuantizerError(f"'train.wer' is {train['wer']}, and 'model.losses' has no loss of text ({', '.join(TEXT_LOSSES)}): only a training through Whisper is transcribed")
-    if spoken and features != 'whisper': raise QuantizerError(f"'model.losses.{spoken[0]}' is a loss of the text that Whisper reads: it needs features of name whisper, not {features}")
-    if spoken and (how := data.get('batching', 'crops')) != 'buckets': raise QuantizerError(f"'data.batching' is '{how}': text goes with whole recordings, so a training through Whisper needs buckets")
 
 def _check_phases(cfg, trial):
     "Complete the phases of a config, and the number of its epochs"

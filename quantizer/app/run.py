@@ -26,9 +26,10 @@ from ..data.live import LiveFeatures
 from ..data.store import FeatureStore
 from ..evaluate.measure import evaluate, kmeans_baseline, kmeans_model
 from .report import write_report
-from ..whisper.scorer import TEXT_METRICS, measure_text
+import quantizer.whisper
 from ..core.distributed import rank_zero_first, broadcast_numbers, world_size, process_group, rank
 from ..tokens.tokenizer import Tokenizer
+from ..models.autoencoder import objective_classes
 from ..train.checkpoint import load_checkpoint
 from ..train.learner import SpeechLearner, get_model
 from ..train.resume import Interrupted, StopSignals
@@ -92,7 +93,8 @@ def _fit(learn, epochs, progress):
 
 # %% ../../nbs/app/83_run.ipynb #d46c95a3
 def _absolute(cfg):
-    for block,k in ((cfg['model'].get('teacher') or {},'store'),(cfg['data'],'corpus'),(cfg['data'],'store'),(cfg['train'],'init_from'),((cfg['data']['augment'] or {}).get('noise') or {},'folder')):
+    objectives = [(cfg['model'].get(o.block) or {},'store') for o in objective_classes()]
+    for block,k in (*objectives,(cfg['data'],'corpus'),(cfg['data'],'store'),(cfg['train'],'init_from'),((cfg['data']['augment'] or {}).get('noise') or {},'folder')):
         if block.get(k) not in ('sample',None) and not is_url(block[k]): block[k] = str(Path(block[k]).absolute())
     return cfg
 
@@ -111,7 +113,7 @@ def _open(cfg, out, progress):
         return store_from_config(cfg, corpus, cfg['data']['store'] or out/'features', progress and not rank())
     with rank_zero_first():
         store = _features()
-        return corpus,store,targets_from_config(cfg, store, out/'targets', progress and not rank())
+        return corpus,store,targets_from_config(cfg, store, out, progress and not rank())
 
 def _about(store): return dict(recordings=len(store), frames=int(store.frames.sum()), fingerprint=fingerprint(store.frames.tobytes(), store.part('train').tobytes(), store.part('valid').tobytes()))
 
@@ -190,7 +192,7 @@ def finish_run(
     state = load_checkpoint(best, model) if best.exists() else dict(epoch=learn.epoch, step=learn.train_iter) # none, if the disk was full
     model = model.cpu()
     if cfg['train']['phases']: cfg['model']['quantizer']['codebook_size'] = model.quantizer.codebook_size # it may have grown
-    tokenizer = Tokenizer(dict(cfg, model={k:v for k,v in cfg['model'].items() if k != 'teacher'}), model)
+    tokenizer = Tokenizer(dict(cfg, model={k:cfg['model'][k] for k in ('encoder','quantizer','decoder','losses')}), model)
     with replaced(out/'tokenizer') as new: tokenizer.save(new)
     return tokenizer,state
 
@@ -210,18 +212,14 @@ def report_run(
     valid = valid.select([i for i in range(len(valid)) if valid.id(i) not in measures['this run']['problems']]) # live features: damage shows when it is read
     fit = kmeans_model(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed']) if tokenizer.num_codebooks == 1 else None
     if fit and (base := kmeans_baseline(store, fit[1])): measures['k-means'] = base
-    texts = _read(cfg, valid, tokenizer, fit, measures) if 'teacher' in cfg['model'] else None
+    tokenizers = {'this run':tokenizer}
+    if 'k-means' in measures: tokenizers['k-means'] = Tokenizer(dict(features=cfg['features'], model=fit[0]), fit[1])
+    texts = None
+    for o in objective_classes(cfg['model']['losses']):
+        found,texts = o.measure(tokenizers, valid)
+        for k,v in found.items(): measures.setdefault(k, {}).update(v)
     measures['this run'] |= dict(epoch=state['epoch'], step=state['step'])
     with atomic_path(out/'measures.json') as tmp: tmp.write_text(json.dumps(measures, indent=1))
     write_report(out/'report.html', f"{tokenizer.extractor.name} + {tokenizer.model.quantizer.name}: {out.name}", cfg, pd.read_csv(out/'log.csv'), pd.read_csv(out/'steps.csv'),
         measures, tokenizer, valid, problems=store.problems, texts=texts)
     return measures
-
-def _read(cfg, valid, tokenizer, fit, measures):
-    "Add to measures what Whisper reads from the tokens, from those of k-means, and without"
-    if not (valid.df.text != '').any(): return None # trained on texts that Whisper made
-    valid = valid.select((valid.df.text != '').to_numpy())
-    own = measure_text(tokenizer, valid)
-    found = {'this run':own.rates} | ({'k-means':measure_text(Tokenizer(dict(features=cfg['features'], model=fit[0]), fit[1]), valid).rates} if 'k-means' in measures else {}) | dict(Whisper=own.plain)
-    for k,v in found.items(): measures.setdefault(k, {}).update({o:None if v[o] != v[o] else v[o] for o in TEXT_METRICS}) # JSON has no NaN
-    return own.texts
