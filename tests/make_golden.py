@@ -127,14 +127,14 @@ WHISPER = [
     'train.phases=[{epochs: 1}, {epochs: 1, losses: {kl: 0.5, ce: 0.1}}]']
 PLATEAU = [
     *SMALL, FEW,
-    vq('temperature: 0.5, codebook_dim: 4, revive_below: 0.5'),
+    vq('temperature: 0.5, codebook_dim: 4, decay: 0.7, revive_below: 0.6'),
     'data.dtype=float16',
     'data.augment={spec: {time_width: 5, freq_width: 2}}',
     'train.epochs=9',
     'train.accumulate=2',
     'train.epoch_steps=6',
     'train.schedule={name: plateau, monitor: valid_loss, patience: 2}',
-    'train.early_stop={monitor: valid_commitment, patience: 5}',
+    'train.early_stop={monitor: valid_loss, patience: 6}',
     'train.log_steps=3',
     'train.anneal={temperature: {start: 1.0, end: 0.1}, mse: {start: 1.0, end: 2.0, shape: linear}}',
     'train.checkpoint={steps: 4, keep: 1}',
