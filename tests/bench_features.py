@@ -32,9 +32,10 @@ def with_deltas(x):
 
 def whisper_peers():
     res = {}
-    if find_spec('whisper'):
+    try:
         from whisper.audio import log_mel_spectrogram
         res['openai-whisper'] = log_mel_spectrogram
+    except ImportError: pass
     if find_spec('transformers'):
         from transformers import WhisperFeatureExtractor
         hf = WhisperFeatureExtractor(80)
