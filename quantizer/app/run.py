@@ -30,9 +30,9 @@ import quantizer.whisper
 from ..core.distributed import rank_zero_first, broadcast_numbers, world_size, process_group, rank
 from ..tokens.tokenizer import Tokenizer
 from ..models.autoencoder import objective_classes
-from ..train.checkpoint import load_checkpoint
+from ..train.checkpoint_files import load_checkpoint
 from ..train.learner import SpeechLearner, get_model
-from ..train.resume import Interrupted, StopSignals
+from ..train.stopping import Interrupted, StopSignals
 
 # %% ../../nbs/app/83_run.ipynb #76c58284
 @contextmanager
