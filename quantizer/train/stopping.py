@@ -88,7 +88,7 @@ def after_epoch(self:EarlyStop):
     if value < self.best-self.min_delta: self.best,self.bad_epochs = value,0
     else: self.bad_epochs += 1
     if not self.should_stop: return
-    if hasattr(self.learn, 'run_log'): self.learn.run_log.event('stopped', f'{self.monitor} has not improved for {self.bad_epochs} validations: stopped early')
+    self.learn.log_event('stopped', f'{self.monitor} has not improved for {self.bad_epochs} validations: stopped early')
     raise CancelFitException
 
 # %% ../../nbs/train/54_stopping.ipynb #5e71a024
