@@ -21,17 +21,18 @@ class Metric:
     better:Literal['lower','higher']|None=None # Which direction is better; `None` if neither is
     unit:str='' # `s`, `Hz`, `bit/s`, `MB`, `%` for a share; empty for a plain number
     in_table:bool=False # Is it a row of the table that compares tokenizers?
+    logged:bool=False # Is it a column of `log.csv`, which a run can watch?
 
 METRICS = dict( # name -> `Metric`, in the order in which tables show them
-    nre=Metric('reconstruction error', 'squared error over the variance of the normalised features; 0 is perfect, 1 is the mean', 'lower', in_table=True),
-    usage=Metric('usage', 'share of codes that occur', 'higher', '%', in_table=True),
-    perplexity=Metric('perplexity', 'how many equally used codes would carry as much', 'higher', in_table=True),
-    entropy=Metric('entropy', 'bits that a code carries on average', 'higher', 'bit', in_table=True),
+    nre=Metric('reconstruction error', 'squared error over the variance of the normalised features; 0 is perfect, 1 is the mean', 'lower', in_table=True, logged=True),
+    usage=Metric('usage', 'share of codes that occur', 'higher', '%', in_table=True, logged=True),
+    perplexity=Metric('perplexity', 'how many equally used codes would carry as much', 'higher', in_table=True, logged=True),
+    entropy=Metric('entropy', 'bits that a code carries on average', 'higher', 'bit', in_table=True, logged=True),
     token_rate=Metric('token rate', 'tokens per second', None, 'Hz', in_table=True),
-    bitrate=Metric('bitrate', 'bits per second to store the tokens plainly', None, 'bit/s', in_table=True),
+    bitrate=Metric('bitrate', 'bits per second to store the tokens plainly', None, 'bit/s', in_table=True, logged=True),
     word_purity=Metric('word purity', 'share of tokens whose word is the most frequent one of their code, on recordings of single words', 'higher', in_table=True),
     word_purity_chance=Metric('  by chance', 'the same after shuffling the words among the tokens', None, in_table=True),
-    dead=Metric('dead codes', 'codes that do not occur', 'lower'),
+    dead=Metric('dead codes', 'codes that do not occur', 'lower', logged=True),
     loss=Metric('loss', 'weighted sum of all losses', 'lower'),
     lr=Metric('learning rate', 'step size of the optimizer'),
     grad_norm=Metric('gradient norm', 'length of the gradient before clipping'),
