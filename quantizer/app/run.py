@@ -87,7 +87,7 @@ def print_row(
 
 def _fit(learn, epochs, progress):
     if rank(): progress,learn.logger = False,lambda row: None
-    else: learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.run_log.valid_losses())
+    else: learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.validation_losses())
     if progress and IN_NOTEBOOK: learn.add_cb(ShowGraphCallback())
     with nullcontext() if progress else learn.no_bar(): learn.fit(epochs)
 

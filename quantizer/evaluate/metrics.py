@@ -15,26 +15,35 @@ from typing import Literal
 # %% ../../nbs/evaluate/39_metrics.ipynb #e94de69c
 @dataclass(frozen=True)
 class Metric:
-    "A number that is measured"
-    label:str # What people read: `word error rate`
+    "A measured number: its label, its definition, and which direction is better"
+    label:str # Name that people read: `word error rate`
     definition:str # One sentence that says how it is computed
     better:Literal['lower','higher']|None=None # Which direction is better; `None` if neither is
     unit:str='' # `s`, `Hz`, `bit/s`, `MB`, `%` for a share; empty for a plain number
-    in_table:bool=False # Is it a row of the table that compares tokenizers?
+    in_table:bool=False # Does the table that compares tokenizers show it?
+    logged:bool=False # Is it a column of `log.csv`, which a run can watch?
 
-METRICS = dict( # name -> `Metric`, in the order in which tables show them
-    nre=Metric('reconstruction error', 'squared error over the variance of the normalised features; 0 is perfect, 1 is the mean', 'lower', in_table=True),
-    usage=Metric('usage', 'share of codes that occur', 'higher', '%', in_table=True),
-    perplexity=Metric('perplexity', 'how many equally used codes would carry as much', 'higher', in_table=True),
-    entropy=Metric('entropy', 'bits that a code carries on average', 'higher', 'bit', in_table=True),
+# %% ../../nbs/evaluate/39_metrics.ipynb #9de46efe
+METRICS = dict(
+    nre=Metric('reconstruction error',
+        'squared error over the variance of the normalised features; 0 is perfect, 1 is the mean',
+        'lower', in_table=True, logged=True),
+    usage=Metric('usage', 'share of codes that occur', 'higher', '%', in_table=True, logged=True),
+    perplexity=Metric('perplexity', 'number of equally used codes with the same entropy', 'higher', in_table=True, logged=True),
+    entropy=Metric('entropy', 'bits that a code carries on average', 'higher', 'bit', in_table=True, logged=True),
     token_rate=Metric('token rate', 'tokens per second', None, 'Hz', in_table=True),
-    bitrate=Metric('bitrate', 'bits per second to store the tokens plainly', None, 'bit/s', in_table=True),
-    word_purity=Metric('word purity', 'share of tokens whose word is the most frequent one of their code, on recordings of single words', 'higher', in_table=True),
-    word_purity_chance=Metric('  by chance', 'the same after shuffling the words among the tokens', None, in_table=True),
-    dead=Metric('dead codes', 'codes that do not occur', 'lower'),
+    bitrate=Metric('bitrate', 'bits per second to store the tokens uncompressed', None, 'bit/s', in_table=True, logged=True),
+    word_purity=Metric('word purity',
+        'share of tokens whose word is the most frequent one of their code, on recordings of single words',
+        'higher', in_table=True),
+    word_purity_chance=Metric('  by chance', 'word purity after shuffling the words among tokens', None, in_table=True))
+
+# %% ../../nbs/evaluate/39_metrics.ipynb #788f8b83
+METRICS |= dict(
+    dead=Metric('dead codes', 'codes that do not occur', 'lower', logged=True),
     loss=Metric('loss', 'weighted sum of all losses', 'lower'),
     lr=Metric('learning rate', 'step size of the optimizer'),
-    grad_norm=Metric('gradient norm', 'length of the gradient before clipping'),
+    grad_norm=Metric('gradient norm', 'norm of the gradient before clipping'),
     skipped=Metric('steps skipped', 'steps whose loss or gradient was not finite', 'lower'),
     step_s=Metric('time of a step', 'seconds from one step to the next', 'lower', 's'),
     data_wait=Metric('waiting for data', 'share of the time in which training waits for a batch', 'lower', '%'),
@@ -43,19 +52,20 @@ METRICS = dict( # name -> `Metric`, in the order in which tables show them
 
 # %% ../../nbs/evaluate/39_metrics.ipynb #7128dc1c
 def find_metric(
-    column:str, # Of `log.csv` or `steps.csv`, or a key of a JSON file: `valid_loss`, `usage_2`
-)->Metric: # The entry of `METRICS`; one made up for a loss that has none
-    "The metric that a column holds"
+    column:str, # Column of `log.csv` or `steps.csv`, or key of `measures.json`: `valid_loss`, `usage_2`
+)->Metric: # The entry of `METRICS`, or a new one for a loss without an entry
+    "The metric of a column"
     name = re.sub(r'^(train|valid)_|_\d+$', '', column)
     return METRICS.get(name, Metric(name.replace('_', ' '), f'mean of the loss {name}', 'lower'))
 
 def lower_is_better(column:str)->bool:
-    "Is less of it better? Where neither direction is better, yes"
+    "Is a lower value better? `True` also where neither direction is better"
     return find_metric(column).better != 'higher'
 
 # %% ../../nbs/evaluate/39_metrics.ipynb #e9dabdb8
 def table_metrics(
     measures:dict, # Column of the table -> its measures
-)->dict: # Name -> `Metric`
-    "The metrics that a table of these columns shows, in order"
-    return {k:o for k,o in METRICS.items() if o.in_table and any(k in m for m in measures.values())}
+)->dict: # Name -> `Metric`, in the order of `METRICS`
+    "The metrics that a comparison table shows: those that some column has"
+    measured = set().union(*measures.values())
+    return {name:metric for name,metric in METRICS.items() if metric.in_table and name in measured}

@@ -89,7 +89,7 @@ class EarlyStop(Callback):
         better = now < self.best-self.min_delta
         self.best,self.waited = (now,0) if better else (self.best,self.waited+1)
         if self.over:
-            if hasattr(self.learn, 'run_log'): self.learn.run_log.event('stopped', f'{self.monitor} has not improved for {self.waited} validations: stopped early')
+            self.learn.log_event('stopped', f'{self.monitor} has not improved for {self.waited} validations: stopped early')
             raise CancelFitException
     @property
     def over(self)->bool: return self.waited >= self.patience
@@ -135,7 +135,7 @@ class Checkpoint(Callback):
         self.signum,self.due = self.signum or signum,self.due or bool(late or signum) # in validation too: then after the next step
         if self.training:
             self.due = self.due or self.steps is not None and self.train_iter % self.steps == 0
-            if not getattr(getattr(self.learn, 'train_step', None), 'boundary', True): return
+            if not self.learn.is_optimizer_step: return
             if self.due: self.save(self.epoch, self.iter+1)
         elif self.signum: self.save(self.epoch, self.batches)
         if self.signum: raise Interrupted(self.signum)
@@ -148,11 +148,6 @@ class Checkpoint(Callback):
         if not self.over: self.save(self.epoch+1, 0, finished=True)
 
 # %% ../../nbs/train/60_resume.ipynb #27a376e7
-@patch
-def _tell(self:Checkpoint, kind, text, say=True):
-    if hasattr(self.learn, 'run_log') and self.learn.run_log.writes: self.learn.run_log.event(kind, text, say)
-    elif rank() == 0: warnings.warn(text)
-
 @patch
 def _judge(self:Checkpoint):
     "Save the weights if they are the best so far"
@@ -169,7 +164,7 @@ def save(self:Checkpoint,
     finished:bool=False,
 ):
     "Save the whole state as `step-N`; called by all processes together"
-    if hasattr(self.learn, 'train_step'): self.learn.train_step.check()
+    self.learn.check_steps()
     r,rng = self.recorder,all_rngs()
     callbacks = {o.name:o.state_dict() for o in self.learn.cbs if hasattr(type(o), 'state_dict')} # in the class: a callback without it would give the model's
     callbacks['recorder'] = dict(smooth=torch.as_tensor(r.smooth_loss.val), count=r.smooth_loss.count)
@@ -186,7 +181,7 @@ def _write(self:Checkpoint, name, opt, callbacks=None, rng=None, **state):
     try: save_checkpoint(self.path/name, get_model(self.learn.model), opt, callbacks, rng, **state)
     except (OSError, SafetensorError) as e:
         why = getattr(e, 'strerror', None) or str(e).rpartition('I/O error: ')[2].partition(' (os error')[0]
-        self._tell('warning', f"{self.path/name}: not saved ({why.lower()}); training goes on, the checkpoints before stay")
+        self.learn.log_event('warning', f"{self.path/name}: not saved ({why.lower()}); training goes on, the checkpoints before stay")
         return False
     return True
 
@@ -196,7 +191,7 @@ def restore(self:Checkpoint):
     step = -1
     if rank() == 0: # it chooses for all
         sweep_checkpoints(self.path)
-        path = latest_checkpoint(self.path, lambda why: self._tell('warning', why), ('optimizer','n_epoch')) # the weights alone, like those of `best`, will not do
+        path = latest_checkpoint(self.path, lambda why: self.learn.log_event('warning', why), ('optimizer','n_epoch')) # the weights alone, like those of `best`, will not do
         if path: step = int(path.name[5:])
     step = int(broadcast_numbers([step])[0])
     if step < 0: return
@@ -214,13 +209,13 @@ def restore(self:Checkpoint):
 @patch
 def _place(self:Checkpoint, s, name):
     "Where to begin; the fit may be longer now, or cut into other batches"
-    now,group = len(self.dls.train),getattr(getattr(self.learn, 'train_step', None), 'accumulate', 1)
+    now,group = len(self.dls.train),self.learn.batches_per_step
     if s['batches'] != now: s['done'] = s['done']*now//s['batches']//group*group
     if (s['n_epoch'],s['batches']) != (self.n_epoch,now): s['pct_train'] = (s['epoch']+s['done']/now)/self.n_epoch
     ended = s['finished'] and s['n_epoch'] == self.n_epoch and (not s['early'] or self._early is not None and self._early.over) # patience may be longer now
     self.over = ended or s['epoch'] >= self.n_epoch
-    self.learn.start = (self.n_epoch,0) if self.over else (s['epoch'],s['done'])
+    self.learn.resume_position = (self.n_epoch,0) if self.over else (s['epoch'],s['done'])
     if s['finished'] and not self.over and self._early is not None: self._early.waited = 0
     text = f"{name} is the end of this training" if self.over else f"resumed from {name}, in epoch {s['epoch']} after {s['done']} of {now} batches"
     if s['world'] != world_size(): text += f"; it was trained by {s['world']} processes and goes on with {world_size()}: the numbers will differ in their last digits, and more if the batches of all processes together are not as large as before"
-    self._tell('resumed', text)
+    self.learn.log_event('resumed', text)
