@@ -169,7 +169,7 @@ def _locked(cfg, out, progress, override, goes_on, told):
             _fit(learn, cfg['train']['epochs'], progress)
             stop.finish()
         except Interrupted as e:
-            learn.run_log.event('stopped', f"{signal.Signals(e.signum).name}: stopped{' and saved' if learn.checkpoint.written else '; the last checkpoint is older'}; go on with: quantizer train --resume --out {out}")
+            learn.run_log.event('stopped', f"{signal.Signals(e.signum).name}: stopped{' and saved' if learn.checkpoint.last_save_ok else '; the last checkpoint is older'}; continue with: quantizer train --resume --out {out}")
             if rank() == 0 and (out/'checkpoints/best').exists(): print(f"{out/'tokenizer'} has the weights of epoch {finish_run(out, cfg, learn)[1]['epoch']}, the best so far", file=sys.stderr)
             raise
         except FloatingPointError as e:
