@@ -180,7 +180,7 @@ def test_stopped_and_resumed(args, straight, tmp_path, step, training, signum):
     p = Process('train', *args, '--out', out, before=lambda: at(step, signal_me(signum), training))
     assert p.wait() == 128+signum
     one_line(p.said, 'terminated' if signum == signal.SIGTERM else 'interrupted')
-    assert f'go on with: quantizer train --resume --out {out}' in p.said
+    assert f'continue with: quantizer train --resume --out {out}' in p.said
     assert checkpoints(out)[-1] == step and not list(out.glob('checkpoints/.*')) and not (out/'report.html').exists()
     if (out/'steps.csv').exists(): pd.testing.assert_frame_equal(table(out, 'steps.csv'), table(straight, 'steps.csv')[:step], check_exact=True)
     if step > 3: assert table(out, 'log.csv').step.tolist() == [o for o in (3, 6, 9, 12) if o < step+training]
