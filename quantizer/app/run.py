@@ -32,9 +32,9 @@ from ..data.store import FeatureStore
 from ..evaluate.measure import evaluate, kmeans_baseline, kmeans_model
 from ..models.autoencoder import objective_classes
 from ..tokens.tokenizer import Tokenizer
-from ..train.checkpoint import load_checkpoint
+from ..train.checkpoint_files import load_checkpoint
 from ..train.learner import SpeechLearner, get_model
-from ..train.resume import Interrupted, StopSignals
+from ..train.stopping import Interrupted, StopSignals
 
 # %% ../../nbs/app/83_run.ipynb #811dc3c9
 @dataclass
@@ -155,7 +155,7 @@ def fit(self:Run):
     learn = self.learn
     progress = self.progress and not rank()
     if rank(): learn.logger = lambda row: None
-    else: learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.run_log.valid_losses())
+    else: learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.validation_losses())
     if progress and IN_NOTEBOOK: learn.add_cb(ShowGraphCallback())
     with nullcontext() if progress else learn.no_bar(): learn.fit(self.cfg['train']['epochs'])
 
