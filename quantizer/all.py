@@ -56,9 +56,10 @@ from .whisper.wer import WERCallback
 from .train.health import CodebookHealth
 from .train.logging import RunLog
 from .train.loggers import LOGGERS
-from .train.checkpoint import load_checkpoint
+from .train.checkpoint_files import load_checkpoint
 from .train.step import TrainStep
-from .train.resume import Checkpoint, EarlyStop
+from .train.stopping import EarlyStop
+from .train.checkpoint import Checkpoint
 from .train.profile import Profile
 from .train.learner import SpeechLearner, quantizer_learner
 from .app.config import check_config, config_names, load_config

@@ -21,17 +21,18 @@ class Metric:
     better:Literal['lower','higher']|None=None # Which direction is better; `None` if neither is
     unit:str='' # `s`, `Hz`, `bit/s`, `MB`, `%` for a share; empty for a plain number
     in_table:bool=False # Does the table that compares tokenizers show it?
+    logged:bool=False # Is it a column of `log.csv`, which a run can watch?
 
 # %% ../../nbs/evaluate/39_metrics.ipynb #9de46efe
 METRICS = dict(
     nre=Metric('reconstruction error',
         'squared error over the variance of the normalised features; 0 is perfect, 1 is the mean',
-        'lower', in_table=True),
-    usage=Metric('usage', 'share of codes that occur', 'higher', '%', in_table=True),
-    perplexity=Metric('perplexity', 'number of equally used codes with the same entropy', 'higher', in_table=True),
-    entropy=Metric('entropy', 'bits that a code carries on average', 'higher', 'bit', in_table=True),
+        'lower', in_table=True, logged=True),
+    usage=Metric('usage', 'share of codes that occur', 'higher', '%', in_table=True, logged=True),
+    perplexity=Metric('perplexity', 'number of equally used codes with the same entropy', 'higher', in_table=True, logged=True),
+    entropy=Metric('entropy', 'bits that a code carries on average', 'higher', 'bit', in_table=True, logged=True),
     token_rate=Metric('token rate', 'tokens per second', None, 'Hz', in_table=True),
-    bitrate=Metric('bitrate', 'bits per second to store the tokens uncompressed', None, 'bit/s', in_table=True),
+    bitrate=Metric('bitrate', 'bits per second to store the tokens uncompressed', None, 'bit/s', in_table=True, logged=True),
     word_purity=Metric('word purity',
         'share of tokens whose word is the most frequent one of their code, on recordings of single words',
         'higher', in_table=True),
@@ -39,7 +40,7 @@ METRICS = dict(
 
 # %% ../../nbs/evaluate/39_metrics.ipynb #788f8b83
 METRICS |= dict(
-    dead=Metric('dead codes', 'codes that do not occur', 'lower'),
+    dead=Metric('dead codes', 'codes that do not occur', 'lower', logged=True),
     loss=Metric('loss', 'weighted sum of all losses', 'lower'),
     lr=Metric('learning rate', 'step size of the optimizer'),
     grad_norm=Metric('gradient norm', 'norm of the gradient before clipping'),
