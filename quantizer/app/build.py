@@ -27,14 +27,15 @@ from ..models.autoencoder import SpeechQuantizer, add_objectives, build_model, o
 from ..core.distributed import world_size, rank
 from ..quantizers.vq import VQ
 from ..tokens.tokenizer import Tokenizer
-from ..train.checkpoint import load_checkpoint, step_checkpoints
+from ..train.checkpoint_files import load_checkpoint, step_checkpoints
 from ..train.ddp import DDPCallback
 from ..train.learner import SpeechLearner, quantizer_learner
 from ..train.logging import RunLog
 from ..train.loggers import make_loggers
 from ..train.phases import Phases
 from ..train.profile import Profile
-from ..train.resume import Checkpoint, EarlyStop, StopSignals
+from ..train.checkpoint import Checkpoint
+from ..train.stopping import EarlyStop, StopSignals
 from ..train.schedule import Anneal, anneal, lr_scheduler
 from ..train.step import TrainStep, checkpoint_activations, compile_parts
 from ..whisper.wer import WERCallback
