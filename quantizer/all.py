@@ -47,7 +47,7 @@ from .evaluate.words import error_rates, word_errors
 from .evaluate.metrics import METRICS
 from .evaluate.measure import evaluate, kmeans_baseline, kmeans_model
 from .whisper.scorer import measure_text
-from .evaluate.plots import plot_curves, plot_features, plot_text, plot_usage
+from .evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 from .app.report import write_report
 from .train.callback import Callback
 from .train.schedule import SCHEDULES, Anneal, anneal, lr_scheduler
