@@ -25,7 +25,6 @@ from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore, is_finished
 from ..models.autoencoder import SpeechQuantizer, add_objectives, build_model, objective_classes
 from ..core.distributed import world_size, rank
-from ..quantizers.vq import VQ
 from ..tokens.tokenizer import Tokenizer
 from ..train.checkpoint import load_checkpoint, step_checkpoints
 from ..train.ddp import DDPCallback
@@ -118,8 +117,7 @@ def load_model(
     cfg = yaml.safe_load(run.read_text())
     dim = extractor_from_config(cfg).dim
     model = build_model(cfg['model'], torch.zeros(dim), torch.ones(dim))
-    for o in model.quantizer.modules():
-        if isinstance(o, VQ): o.resizable = cfg['train'].get('phases') is not None # it may have grown
+    for book in model.quantizer.codebooks(): book.resizable = cfg['train'].get('phases') is not None # it may have grown
     load_checkpoint(path, model)
     return model
 
@@ -130,9 +128,7 @@ def init_model(
 ):
     "Start with the weights of another training; its codebooks are grown where they are smaller"
     old = load_model(path)
-    def _vqs(m): return [o for o in m.quantizer.modules() if isinstance(o, VQ)]
-    for a,b in zip(_vqs(old), _vqs(model)):
-        if a.codebook_size < b.codebook_size: a.grow(b.codebook_size)
+    old.quantizer.match_size(model.quantizer)
     to,source = (model,old) if part == 'all' else (model.quantizer,old.quantizer)
     try: to.load_state_dict(source.state_dict())
     except RuntimeError as e: raise QuantizerError(f"'train.init_from' is {path}: its {'model' if part == 'all' else 'quantizer'} is of another kind ({re.sub(r'^.*?: ', '', ' '.join(str(e).split()), count=1)[:200]})") from None
