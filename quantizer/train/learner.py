@@ -128,6 +128,8 @@ def quantizer_learner(
     **kwargs, # For `Learner`
 )->SpeechLearner:
     "A `Learner` that watches the codebook"
+    if not any(p.requires_grad for p in model.parameters()):
+        raise QuantizerError("the model has no parameters for the optimizer: choose another encoder or decoder, or codebook='gradient'")
     health,cbs = CodebookHealth(frame_rate/model.downsample),list(cbs or [])
     if not any(isinstance(o, TrainStep) for o in cbs): cbs.append(TrainStep())
     opt = partial(SpeechOptim, opt=torch.optim.AdamW, betas=(0.9,0.99), fused=True)
