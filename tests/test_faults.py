@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch, yaml
 import torch.distributed as dist, safetensors.torch as safetensors
-import quantizer.app.build, quantizer.app.run, quantizer.tokens.tokenizer, quantizer.train.checkpoint, quantizer.train.learner, quantizer.train.resume
+import quantizer.app.build, quantizer.app.run, quantizer.tokens.tokenizer, quantizer.train.checkpoint_files, quantizer.train.learner, quantizer.train.checkpoint
 from quantizer.all import Checkpoint, Corpus, QuantizerError, Tokenizer
 from quantizer.train.logging import TIMINGS
 from quantizer.app.cli import main
-from quantizer.train.checkpoint import _self_sha, _sha, latest_checkpoint, step_checkpoints, verify_checkpoint
+from quantizer.train.checkpoint_files import _self_sha, _sha, latest_checkpoint, step_checkpoints, verify_checkpoint
 
 # ## Trainings of twelve steps
 
@@ -180,7 +180,7 @@ def test_stopped_and_resumed(args, straight, tmp_path, step, training, signum):
     p = Process('train', *args, '--out', out, before=lambda: at(step, signal_me(signum), training))
     assert p.wait() == 128+signum
     one_line(p.said, 'terminated' if signum == signal.SIGTERM else 'interrupted')
-    assert f'go on with: quantizer train --resume --out {out}' in p.said
+    assert f'continue with: quantizer train --resume --out {out}' in p.said
     assert checkpoints(out)[-1] == step and not list(out.glob('checkpoints/.*')) and not (out/'report.html').exists()
     if (out/'steps.csv').exists(): pd.testing.assert_frame_equal(table(out, 'steps.csv'), table(straight, 'steps.csv')[:step], check_exact=True)
     if step > 3: assert table(out, 'log.csv').step.tolist() == [o for o in (3, 6, 9, 12) if o < step+training]
@@ -216,7 +216,7 @@ def test_second_ctrl_c(args, tmp_path):
         print('saving', flush=True)
         time.sleep(60)
     out = tmp_path/'run'
-    p = Process('train', *args, '--out', out, before=lambda: setattr(quantizer.train.checkpoint, 'save_file', slow))
+    p = Process('train', *args, '--out', out, before=lambda: setattr(quantizer.train.checkpoint_files, 'save_file', slow))
     until(lambda: 'saving' in p.printed)
     p.kill(signal.SIGINT)
     time.sleep(0.3)
@@ -402,7 +402,7 @@ def test_nothing_can_be_written(args, straight, tmp_path):
     "Every save and every row fails, and the training still ends with a tokenizer: of the last weights"
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     def before():
-        quantizer.train.checkpoint.save_file = full
+        quantizer.train.checkpoint_files.save_file = full
         quantizer.train.logging.CSVFile.write = full
     out = tmp_path/'run'
     p = Process('train', *args, '--out', out, before=before)
@@ -418,9 +418,9 @@ def test_best_does_not_fit(args, tmp_path):
         if path.name == 'best' and state['step'] == 6: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         old(path, *args, **state)
     def before():
-        quantizer.train.resume.save_checkpoint = save
-        quantizer.train.resume.to_minimise = lambda learn, name: (3., 1., 2., 2.5)[learn.epoch]
-    old = quantizer.train.resume.save_checkpoint
+        quantizer.train.checkpoint.save_checkpoint = save
+        quantizer.train.checkpoint.to_minimise = lambda learn, name: (3., 1., 2., 2.5)[learn.epoch]
+    old = quantizer.train.checkpoint.save_checkpoint
     p = Process('train', *args, '--out', tmp_path/'run', before=before)
     assert p.wait() == 0 and p.said.count('not saved') == 1
     assert verify_checkpoint(tmp_path/'run/checkpoints/best')['step'] == 9

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
 from quantizer.all import Corpus, extract_features
-from quantizer.train.checkpoint import step_checkpoints, verify_checkpoint
+from quantizer.train.checkpoint_files import step_checkpoints, verify_checkpoint
 from quantizer.train.logging import TIMINGS
 
-from quantizer.train.checkpoint import _self_sha, _sha
+from quantizer.train.checkpoint_files import _self_sha, _sha
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.xdist_group('resume')

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, soundfile as sf, yaml
 from ..core.files import atomic_path
 from ..data.corpus import Corpus
 from ..evaluate.metrics import table_metrics
-from ..evaluate.plots import plot_curves, plot_features, plot_text, plot_usage
+from ..evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 from ..tokens.tokenizer import Tokenizer
 
 # %% ../../nbs/app/82_report.ipynb #e7c65e49
@@ -62,7 +62,7 @@ def report_example(
 # %% ../../nbs/app/82_report.ipynb #b147dd52
 def _text_parts(log, measures, texts):
     some = texts.iloc[np.linspace(0, len(texts)-1, min(5, len(texts))).astype(int)]
-    return ['<h2>What Whisper reads</h2><p>Held-out recordings, while training; and some of them at the end.</p>', _picture(plot_text(log, measures), 'curves of what Whisper reads'),
+    return ['<h2>What Whisper reads</h2><p>Held-out recordings, while training; and some of them at the end.</p>', _picture(plot_metrics(log, ('valid_kl','valid_ce','valid_accuracy','wer'), measures), 'curves of what Whisper reads'),
         _table([[f'<b>{html.escape(o.text)}</b>', html.escape(o.tokens), html.escape(o.whisper)] for o in some.itertuples()], ['text', 'from tokens', 'by Whisper without tokens']).replace('class="wide"', 'class="wide texts"')]
 
 def write_report(

@@ -42,6 +42,7 @@ class FeatureExtractor(nn.Module):
     name = None # As registered in `FEATURES`
     dim = None # `D`, values in a frame
     receptive_radius = 0 # Frames on each side that a frame depends on, beside its own samples
+    has_audio = False # Can `to_audio` turn frames back into sound?
     window_s,margin_s = 120,1 # Seconds of a long recording to extract at a time, and of those to drop at each inner end
     def __init__(self, sample_rate:int, win_length:int, hop_length:int):
         super().__init__()
@@ -70,6 +71,9 @@ class FeatureExtractor(nn.Module):
     def frames(self, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
         "`(B,T,D)` features of `(B,S)` waveforms; those outside of `mask` do not matter"
         raise NotImplementedError
+    def to_audio(self, feats:Tensor)->Tensor:
+        "Waveform `(S,)` of frames `(T,D)`, if `has_audio`"
+        raise QuantizerError(f"'{self.name}' features cannot be turned into sound; 'logmel' can")
     def forward(self,
         wav:Tensor, # `(B,S)` at `sample_rate`
         lengths:Tensor|None=None, # `(B,)` real samples of each item; all of them by default
@@ -152,6 +156,7 @@ def _hann_mel(ext, n_mels, **kwargs):
 @FEATURES.register('logmel')
 class LogMel(FrontEnd):
     "Log-mel spectrogram, with torchaudio's values"
+    has_audio = True
     def __init__(self,
         n_mels:int=80, # Mel bands: `D`
         sample_rate:int=16000, # Hz
@@ -259,3 +264,8 @@ def griffin_lim(
     gl = transforms.GriffinLim(n_fft, n_iter, hop_length=logmel.hop_length, power=2., rand_init=False)
     wav = gl(power.clamp(min=0).T)
     return (wav/max(1., float(wav.abs().max()))).cpu()
+
+@patch
+def to_audio(self:LogMel, feats:Tensor)->Tensor:
+    "A preview `(S,)` of frames `(T,D)`, by Griffin-Lim"
+    return griffin_lim(feats, self)

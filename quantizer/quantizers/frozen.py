@@ -38,7 +38,7 @@ class KMeansVQ(VQ):
     )->'KMeansVQ':
         "Place all centres by k-means on `x`"
         if x.ndim != 2 or x.shape[1] != self.dim: raise QuantizerError(f"{self.name}: got frames of shape {tuple(x.shape)}, expected (N, {self.dim})")
-        self._check_finite(x)
+        self._require_finite(x)
         steps,self.kmeans_steps = self.kmeans_steps,1
         self.placed.zero_()
         self.start(self._in(x.float()))

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, check_range
 from ..core.options import checked
-from .base import QUANTIZERS, Quantizer, linear, diversity_loss
+from .base import QUANTIZERS, Quantizer, linear_or_identity, diversity_loss
 from .estimators import diveq, rotation, straight_through_error
 from ..core.distributed import all_reduce_sum, draw_per_item, sample_global_frames, global_average, global_mse
 from .search import kmeans, nearest
@@ -59,9 +59,9 @@ class VQ(Quantizer):
         d = codebook_dim or dim//heads
         self.codebook_update,self.decay,self.kmeans_iters,self.kmeans_steps,self.revive_below = codebook,decay,kmeans_iters,kmeans_steps,revive_below
         self.metric,self.codebook_dim,self.estimator,self.samples_codes = metric,d,estimator,temperature > 0
-        self.weights = dict(commitment=commitment_weight) | (dict(codebook=1. if codebook_weight is None else codebook_weight) if codebook == 'gradient' else {})
-        self.weights |= {k:w for k,w in dict(orthogonal=orthogonal_weight, diversity=diversity_weight).items() if w}
-        self.inp,self.out = linear(dim, d*heads),linear(d*heads, dim)
+        self.loss_weights = dict(commitment=commitment_weight) | (dict(codebook=1. if codebook_weight is None else codebook_weight) if codebook == 'gradient' else {})
+        self.loss_weights |= {k:w for k,w in dict(orthogonal=orthogonal_weight, diversity=diversity_weight).items() if w}
+        self.inp,self.out = linear_or_identity(dim, d*heads),linear_or_identity(d*heads, dim)
         start = torch.randn(codebook_size, d)
         if metric == 'cosine': start = F.normalize(start, dim=1)
         if codebook == 'gradient': self.codebook = nn.Parameter(start)
@@ -73,51 +73,51 @@ class VQ(Quantizer):
         self._started = False # as `placed` says, once it is known here
 
     @property
-    def straight(self): return self.estimator == 'straight_through' and self.metric == 'euclidean' and isinstance(self.inp, nn.Identity)
+    def is_straight_through(self): return self.estimator == 'straight_through' and self.metric == 'euclidean' and isinstance(self.inp, nn.Identity)
     @property
     def vectors(self)->Tensor: # `(K,codebook_dim)`
         "The codes as they are searched and decoded: of length 1 by cosine"
-        c = self.codebook.clone() if self.training and torch.is_grad_enabled() and (self.codebook.requires_grad or 'diversity' in self.weights) else self.codebook # autograd keeps them, and they will move
+        c = self.codebook.clone() if self.training and torch.is_grad_enabled() and (self.codebook.requires_grad or 'diversity' in self.loss_weights) else self.codebook # autograd keeps them, and they will move
         return F.normalize(c, dim=1) if self.metric == 'cosine' else c
 
     def _in(self, x):
         h = self.inp(x).reshape(-1, self.codebook_dim)
         return F.normalize(h, dim=1, eps=1e-6) if self.metric == 'cosine' else h # so that silence has no huge gradient
     def _out(self, h): return self.out(h.reshape(-1, self.codebook_dim*self.num_codebooks))
-    def assign(self, x): return nearest(self._in(x), self.vectors, self.metric).view(-1, self.num_codebooks)
-    def lookup(self, codes): return self._out(F.embedding(codes.flatten(), self.vectors))
-    def candidates(self,
+    def to_codes(self, x): return nearest(self._in(x), self.vectors, self.metric).view(-1, self.num_codebooks)
+    def from_codes(self, codes): return self._out(F.embedding(codes.flatten(), self.vectors))
+    def topk_codes(self,
         x:Tensor, # `(N,D)`
         n:int, # How many
     )->Tensor: # `(N,n)` codes, best first
         "The nearest codes of each vector, for beam search; with one head"
         return nearest(self._in(x), self.vectors, self.metric, min(n, self.codebook_size))
 
-    def quantize(self, x, items):
-        h,items = self._in(x),items.repeat_interleave(self.num_codebooks) if self.num_codebooks > 1 else items
+    def quantize(self, x, batch_index):
+        h,batch_index = self._in(x),batch_index.repeat_interleave(self.num_codebooks) if self.num_codebooks > 1 else batch_index
         with torch.no_grad():
             if self.training: self.prepare(h)
         vectors = self.vectors
-        codes = self._choose(h, vectors, items)
+        codes = self._choose(h, vectors, batch_index)
         q = F.embedding(codes, vectors)
-        h_q,error = self._estimate(h, q, items)
+        h_q,error = self._estimate(h, q, batch_index)
         losses = dict(commitment=global_average(error, h.numel(), self.training))
-        if 'codebook' in self.weights: losses['codebook'] = global_mse(q, h.detach(), self.training)
-        if 'orthogonal' in self.weights: losses['orthogonal'] = orthogonality(vectors)
-        if 'diversity' in self.weights: losses['diversity'] = diversity_loss(mean_soft_assignment(h, vectors, self.training))
+        if 'codebook' in self.loss_weights: losses['codebook'] = global_mse(q, h.detach(), self.training)
+        if 'orthogonal' in self.loss_weights: losses['orthogonal'] = orthogonality(vectors)
+        if 'diversity' in self.loss_weights: losses['diversity'] = diversity_loss(mean_soft_assignment(h, vectors, self.training))
         with torch.no_grad():
             if self.training: self.update(h, codes)
         return self._out(h_q), codes.view(-1, self.num_codebooks), losses
 
-    def _choose(self, h, vectors, items):
+    def _choose(self, h, vectors, batch_index):
         if not (self.training and self.samples_codes): return nearest(h, vectors, self.metric)
-        return draw_per_item(items, self.next_seed(), lambda rows,g: nearest(h[rows], vectors, self.metric, None, self.temperature, g))
-    def _estimate(self, h, q, items):
+        return draw_per_item(batch_index, self.next_seed(), lambda rows,g: nearest(h[rows], vectors, self.metric, None, self.temperature, g))
+    def _estimate(self, h, q, batch_index):
         "The chosen vectors with a gradient, and the sum of squared differences"
         if self.estimator == 'straight_through': return straight_through_error(h, q.detach())
         error = F.mse_loss(h, q.detach(), reduction='sum')
         if self.estimator == 'rotation': return rotation(h, q.detach()), error
-        noise = draw_per_item(items, self.next_seed(), lambda rows,g: torch.empty_like(h[rows]).normal_(generator=g)) if self.training else None
+        noise = draw_per_item(batch_index, self.next_seed(), lambda rows,g: torch.empty_like(h[rows]).normal_(generator=g)) if self.training else None
         return diveq(h, q, noise), error
 
 # %% ../../nbs/quantizers/22_vq.ipynb #13be4875

@@ -20,7 +20,7 @@ from ..core.errors import QuantizerError
 from ..core.files import atomic_path
 from ..core.tensors import fingerprint, pad_batch
 from ..data.audio import load_audio
-from ..data.features import FEATURES, FeatureExtractor, griffin_lim
+from ..data.features import FEATURES, FeatureExtractor
 from ..models.autoencoder import SpeechQuantizer, build_model
 from ..quantizers.base import NO_CODE
 
@@ -128,13 +128,12 @@ def to_audio(self:Tokenizer,
     feats:Tensor, # `(T,D)` features
 )->Tensor: # `(S,)` at `sample_rate`
     "A preview of log-mel features as sound, by Griffin-Lim; raises `QuantizerError` for other features"
-    if not self.has_audio: raise QuantizerError(f"'{self.extractor.name}' features cannot be turned into sound; 'logmel' can")
-    return griffin_lim(feats, self.extractor)
+    return self.extractor.to_audio(feats)
 
 @patch(as_prop=True)
 def has_audio(self:Tokenizer)->bool:
     "Can `to_audio` do it?"
-    return self.extractor.name == 'logmel'
+    return self.extractor.has_audio
 
 # %% ../../nbs/tokens/36_tokenizer.ipynb #12ad254a
 @patch

@@ -8,7 +8,11 @@ Docs: https://quantizer-dev.github.io/quantizer/train/callback.html.md"""
 __all__ = ['Callback', 'in_fit']
 
 # %% ../../nbs/train/50_callback.ipynb #2f871f1f
+import warnings
 from fastai.callback import core
+from fastai.learner import Learner
+from fastcore.basics import patch
+from ..core.distributed import rank
 
 # %% ../../nbs/train/50_callback.ipynb #7d3487ce
 class Callback(core.Callback):
@@ -23,4 +27,41 @@ def in_fit(
     learn, # A Learner
 )->bool: # Is it in a training of its own?
     "Neither the learning-rate finder, nor `validate` or `get_preds`"
-    return getattr(learn, 'fitting', True) and not hasattr(learn, 'lr_finder') and not hasattr(learn, 'gather_preds')
+    return getattr(learn, 'is_fitting', True) and not hasattr(learn, 'lr_finder') and not hasattr(learn, 'gather_preds')
+
+# %% ../../nbs/train/50_callback.ipynb #ee9b5b7a
+@patch(as_prop=True)
+def is_optimizer_step(self:Learner)->bool:
+    "Does this batch end in an optimizer step? `False` for all but the last batch of a gradient accumulation"
+    return not hasattr(self, 'train_step') or self.train_step.is_optimizer_step
+
+@patch(as_prop=True)
+def batches_per_step(self:Learner)->int:
+    "Batches whose gradients are summed for one optimizer step"
+    return self.train_step.accumulate if hasattr(self, 'train_step') else 1
+
+@patch
+def check_steps(self:Learner):
+    "Raise `FloatingPointError` if skipped steps must end the training run; waits for the device"
+    if hasattr(self, 'train_step'): self.train_step.check()
+
+# %% ../../nbs/train/50_callback.ipynb #e8d51581
+@patch
+def log_event(self:Learner,
+    kind:str, # `resumed`, `phase`, `warning`, `stopped`, ...
+    text:str, # What happened, in one sentence
+    show:bool=True, # Show it to the user as well
+):
+    "Write a row of `events.csv`; without a `RunLog`, the first process warns if `show`"
+    if hasattr(self, 'run_log') and self.run_log.writes: self.run_log.event(kind, text, show)
+    elif show and rank() == 0: warnings.warn(text)
+
+@patch
+def validation_losses(self:Learner)->dict:
+    "Mean losses of the last validation, name to value; empty without a `RunLog`"
+    return self.run_log.valid_losses() if hasattr(self, 'run_log') else {}
+
+@patch
+def last_log_row(self:Learner)->dict:
+    "The last row of `log.csv`, column to value; empty without a `RunLog`"
+    return self.run_log.row if hasattr(self, 'run_log') else {}

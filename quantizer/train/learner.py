@@ -36,26 +36,26 @@ def model_loss(
 
 class SpeechLearner(Learner):
     "A `Learner` that can begin anywhere"
-    start,fitting = (0,0),False # Epoch, and batches of it that are done
+    resume_position,is_fitting = (0,0),False # Epoch, and batches of it that are done
     _known,_hear = None,None # Callbacks, and which of them an event concerns
     @delegates(Learner.fit)
     def fit(self, n_epoch, *args, **kwargs):
-        self.fitting = True
+        self.is_fitting = True
         try: super().fit(n_epoch, *args, **kwargs)
         finally: # also after an error, for which there is no event
-            self.fitting = False
+            self.is_fitting = False
             for o in self.cbs: o.run = True
             if hasattr(self, 'train_step'): self.train_step.after_cancel_batch()
     def _do_fit(self):
         try:
-            for self.epoch in range(self.start[0], self.n_epoch):
+            for self.epoch in range(self.resume_position[0], self.n_epoch):
                 n = len(self.recorder.losses)
                 self._with_events(self._do_epoch, 'epoch', CancelEpochException)
                 if new := self.recorder.losses[n:]: self.recorder.losses[n:] = torch.stack(new).tolist() # from the device, once an epoch
-        finally: self.start = (0,0)
+        finally: self.resume_position = (0,0)
     def all_batches(self):
         self.n_iter,epoch = len(self.dl),getattr(self, 'epoch', 0)
-        done = self.start[1] if self.training and epoch == self.start[0] else 0
+        done = self.resume_position[1] if self.training and epoch == self.resume_position[0] else 0
         if hasattr(getattr(self.dl, 'sampler', None), 'seek'): self.dl.sampler.seek(epoch*self.n_iter+done)
         if done < self.n_iter:
             for o in enumerate(self.dl, done): self.one_batch(*o)
@@ -128,6 +128,8 @@ def quantizer_learner(
     **kwargs, # For `Learner`
 )->SpeechLearner:
     "A `Learner` that watches the codebook"
+    if not any(p.requires_grad for p in model.parameters()):
+        raise QuantizerError("the model has no parameters for the optimizer: choose another encoder or decoder, or codebook='gradient'")
     health,cbs = CodebookHealth(frame_rate/model.downsample),list(cbs or [])
     if not any(isinstance(o, TrainStep) for o in cbs): cbs.append(TrainStep())
     opt = partial(SpeechOptim, opt=torch.optim.AdamW, betas=(0.9,0.99), fused=True)

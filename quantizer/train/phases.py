@@ -72,7 +72,7 @@ class Phases(Callback):
                 if o.codebook_size < K: o.grow(K)
             self.learn.codebook_health.window = None # counts of the smaller one
         self.now = i
-        if hasattr(self.learn, 'run_log'): self.learn.run_log.event('phase', f"phase {i+1} of {len(self.phases)}" + ''.join(f', {k} {w:g}' for k,w in (p['losses'] or {}).items()) + (f', {K:,} codes' if K else ''), say=False)
+        self.learn.log_event('phase', f"phase {i+1} of {len(self.phases)}" + ''.join(f', {k} {w:g}' for k,w in (p['losses'] or {}).items()) + (f', {K:,} codes' if K else ''), show=False)
     def _set_losses(self, i):
         for k,w in (self.phases[i]['losses'] or {}).items(): get_model(self.learn.model).set_hyperparam(k, w)
         return self.phases[i]

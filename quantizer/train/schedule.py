@@ -86,7 +86,7 @@ def last_measure(
 )->float: # Of the last validation, as the first process has it
     "A measure that was logged; raises `QuantizerError` naming those that were"
     r = learn.recorder
-    row = dict(zip(r.metric_names[1:], r.values[-1])) | getattr(getattr(learn, 'run_log', None), 'row', {})
+    row = dict(zip(r.metric_names[1:], r.values[-1])) | learn.last_log_row()
     row = {k:float(v) for k,v in row.items() if isinstance(v, (int,float))}
     if name not in row: raise QuantizerError(f"no measure is called '{name}'{nearest_name(name, row)}; there are: {', '.join(row)}")
     return broadcast_numbers([row[name]])[0]

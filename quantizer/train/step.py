@@ -39,19 +39,19 @@ class TrainStep(Callback):
         check_range(1, float('inf'), accumulate=accumulate, patience=patience)
         if clip <= 0: raise QuantizerError(f"clip is {clip}: expected more than 0")
         self.precision,self.accumulate,self.clip,self.nonfinite,self.patience = precision,accumulate,clip,nonfinite,patience
-        self.stack,self.scaler,self.boundary,self.cast = ExitStack(),None,True,None
+        self.stack,self.scaler,self.is_optimizer_step,self.cast = ExitStack(),None,True,None
 
     def before_fit(self):
         self.at = next(self.model.parameters()).device
         if self.precision == 'bf16' and self.at.type == 'cuda' and not torch.cuda.is_bf16_supported(): raise QuantizerError(f"precision is 'bf16', which {torch.cuda.get_device_name(self.at)} cannot do: use fp16")
         self.scaler = torch.amp.GradScaler(self.at.type) if self.precision == 'fp16' else None
-        self.grad_norm,self.skipped,self.in_a_row,self.boundary = None,*torch.zeros(2, device=self.at),True
+        self.grad_norm,self.skipped,self.in_a_row,self.is_optimizer_step = None,*torch.zeros(2, device=self.at),True
     def before_batch(self):
         if self.training:
             first = self.iter//self.accumulate*self.accumulate
             self.size = min(self.accumulate, self.n_iter-first)
-            self.boundary = self.iter+1 == first+self.size
-            if not self.boundary and hasattr(self.learn.model, 'no_sync'): self.stack.enter_context(self.learn.model.no_sync())
+            self.is_optimizer_step = self.iter+1 == first+self.size
+            if not self.is_optimizer_step and hasattr(self.learn.model, 'no_sync'): self.stack.enter_context(self.learn.model.no_sync())
         self.at = self.xb[0].device
         self.cast = torch.autocast(self.at.type, PRECISIONS[self.precision]) if PRECISIONS[self.precision] else None
         if self.cast: self.cast.__enter__()
@@ -67,7 +67,7 @@ class TrainStep(Callback):
 # %% ../../nbs/train/59_step.ipynb #fa5aeffa
 @patch
 def before_step(self:TrainStep):
-    if not self.boundary: raise CancelBatchException # keeps the gradient
+    if not self.is_optimizer_step: raise CancelBatchException # keeps the gradient
     opt = getattr(self.opt, 'opt', self.opt)
     if self.scaler: self.scaler.unscale_(opt)
     self.grad_norm = nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g['params']], self.clip)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from ..core.distributed import all_reduce_sum, global_average
 from ..core.errors import QuantizerError
+from ..core.options import RESUME_SAFE
 from ..data.extract import build_store
 from ..data.store import FeatureStore
 from ..models.autoencoder import SpeechQuantizer
@@ -36,7 +37,7 @@ class TeacherOptions:
     topk:Annotated[int, Interval(ge=0, le=2000)]=64 # Likeliest tokens to keep of each distribution of the teacher; 0 asks the teacher while training
     temperature:Annotated[float, Interval(ge=0.01, le=100)]=1. # Temperature of the distributions that `kl` compares
     dtype:Literal['float32','bfloat16']='float32' # Arithmetic of Whisper's decoder
-    store:str|None=None # Folder of the targets, made if it is not there; inside the run by default
+    store:Annotated[str|None, RESUME_SAFE]=None # Folder of the targets, made if it is not there; inside the run by default
 
 # %% ../../nbs/whisper/74_objective.ipynb #f7eccd91
 @LOSSES.register('kl')
