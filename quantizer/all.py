@@ -47,7 +47,7 @@ from .evaluate.words import error_rates, word_errors
 from .evaluate.metrics import METRICS
 from .evaluate.measure import evaluate, kmeans_baseline, kmeans_model
 from .whisper.scorer import measure_text
-from .evaluate.plots import plot_curves, plot_features, plot_text, plot_usage
+from .evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 from .app.report import write_report
 from .train.callback import Callback
 from .train.schedule import SCHEDULES, Anneal, anneal, lr_scheduler
@@ -56,9 +56,10 @@ from .whisper.wer import WERCallback
 from .train.health import CodebookHealth
 from .train.logging import RunLog
 from .train.loggers import LOGGERS
-from .train.checkpoint import load_checkpoint
+from .train.checkpoint_files import load_checkpoint
 from .train.step import TrainStep
-from .train.resume import Checkpoint, EarlyStop
+from .train.stopping import EarlyStop
+from .train.checkpoint import Checkpoint
 from .train.profile import Profile
 from .train.learner import SpeechLearner, quantizer_learner
 from .app.config import check_config, config_names, load_config

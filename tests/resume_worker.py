@@ -6,7 +6,7 @@ import json, os, shutil, signal, socket, sys, time, traceback
 from pathlib import Path
 
 import quantizer.core.files, quantizer.app.run, torch
-import quantizer.train.checkpoint as checkpoint
+import quantizer.train.checkpoint_files as checkpoint_files
 from quantizer.all import SpeechLearner
 
 def die(counter, n):
@@ -24,7 +24,7 @@ def arm(what, n):
                 if inside: die(counter, n)
                 return f(*args, **kwargs)
             setattr(o, name, _f)
-        for o,name in ((checkpoint,'save_file'), (quantizer.core.files,'_fsync'), (os,'replace'), (Path,'rename'), (shutil,'rmtree')): _wrap(o, name)
+        for o,name in ((checkpoint_files,'save_file'), (quantizer.core.files,'_fsync'), (os,'replace'), (Path,'rename'), (shutil,'rmtree')): _wrap(o, name)
     else:
         call = SpeechLearner.__call__
         def _call(self, event):

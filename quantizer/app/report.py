@@ -16,7 +16,7 @@ from .pages import render_page
 from ..core.files import atomic_path
 from ..data.corpus import Corpus
 from ..evaluate.metrics import table_metrics
-from ..evaluate.plots import plot_curves, plot_features, plot_text, plot_usage
+from ..evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 from ..tokens.tokenizer import Tokenizer
 
 # %% ../../nbs/app/82_report.ipynb #e7c65e49
@@ -79,7 +79,8 @@ def _measure_rows(measures):
 def _text_values(log, measures, texts):
     if texts is None: return dict(text_curves=None, texts=[])
     rows = texts.iloc[_evenly(range(len(texts)), 5)]
-    return dict(text_curves=image_url(plot_text(log, measures)), texts=rows.to_dict('records'))
+    fig = plot_metrics(log, ('valid_kl','valid_ce','valid_accuracy','wer'), measures)
+    return dict(text_curves=image_url(fig), texts=rows.to_dict('records'))
 
 # %% ../../nbs/app/82_report.ipynb #b147dd52
 def write_report(

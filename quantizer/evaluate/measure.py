@@ -1,4 +1,4 @@
-"""A tokenizer on a corpus, in one table; and k-means to stand beside it
+"""All measures of a tokenizer on a corpus in one table, and k-means to compare it with
 
 Docs: https://quantizer-dev.github.io/quantizer/evaluate/measure.html.md"""
 
@@ -9,7 +9,7 @@ __all__ = ['evaluate', 'kmeans_model', 'kmeans_baseline']
 
 # %% ../../nbs/evaluate/44_measure.ipynb #05408cc7
 import numpy as np, torch
-from torch import Tensor
+from fastcore.basics import patch
 from ..core.errors import QuantizerError, name_file
 from ..data.corpus import Corpus
 from ..data.store import FeatureStore
@@ -21,74 +21,94 @@ from ..quantizers.search import kmeans
 from ..tokens.tokenizer import Tokenizer
 
 # %% ../../nbs/evaluate/44_measure.ipynb #82c17de9
-def _describe(codes, words, nre, codebook_sizes, token_rate):
-    counts = sum(count_codes(o, max(codebook_sizes)) for o in codes)
-    health = codebook_health(counts, token_rate, codebook_sizes)
-    single = [i for i,w in enumerate(words) if w and ' ' not in w]
-    purity = dict(zip(('word_purity','word_purity_chance'), word_purity([codes[i][:,0] for i in single], [words[i] for i in single]) if len({words[i] for i in single}) > 1 else (None,None)))
-    return dict(nre=nre, **health, token_rate=token_rate, **purity, verdict=verdict(health), recordings=len(codes), counts=counts.tolist())
+class _Evaluation:
+    "Codes, words and reconstruction error of recordings, encoded and decoded one by one"
+    def __init__(self, model): self.model,self.codes,self.words,self.nre = model,[],[],NRE()
+
+    def add(self, feats, mask, word):
+        model = self.model
+        codes = model.encode(feats, mask)
+        chunks = [o.split(MAX_CHUNK_FRAMES, 1) for o in (feats,model.decode(codes, mask),mask)]
+        for x,y,real in zip(*chunks): self.nre.add(model.normalise(x), model.normalise(y), real)
+        self.codes.append(codes[0].cpu())
+        self.words.append(word)
+
+# %% ../../nbs/evaluate/44_measure.ipynb #4390bdcf
+@patch
+def measures(self:_Evaluation, token_rate):
+    sizes = self.model.quantizer.codebook_sizes
+    counts = sum(count_codes(o, max(sizes)) for o in self.codes)
+    health = codebook_health(counts, token_rate, sizes)
+    single = [(codes[:,0], word) for codes,word in zip(self.codes, self.words) if word and ' ' not in word]
+    several = len({word for _,word in single}) > 1
+    purity,chance = word_purity(*zip(*single)) if several else (None,None)
+    return dict(nre=self.nre.value, **health, token_rate=token_rate, word_purity=purity, word_purity_chance=chance,
+        verdict=verdict(health), recordings=len(self.codes), counts=counts.tolist())
 
 # %% ../../nbs/evaluate/44_measure.ipynb #ad7d3b35
 @torch.no_grad()
 def evaluate(
-    tokenizer:Tokenizer,
+    tokenizer:Tokenizer, # The tokenizer to measure
     corpus:Corpus, # For validation recordings, `corpus.part('valid')`
-)->dict: # Measure -> value; `counts` of each code, and `problems`: recording -> reason
-    "Measure a tokenizer on all recordings of a corpus"
-    codes,words,nre,problems = [],[],NRE(),{}
-    m = tokenizer.model
+)->dict: # Metric -> value; also `counts` of each code, and `problems`: recording -> reason
+    "Measure a tokenizer on all recordings of a corpus; raises `QuantizerError` if none can be used"
+    evaluation,problems = _Evaluation(tokenizer.model),{}
     for i in range(len(corpus)):
         try: feats,mask = tokenizer.features(corpus.audio(i, tokenizer.sample_rate), tokenizer.sample_rate)
-        except QuantizerError as e:
-            problems[corpus.id(i)] = name_file(e, corpus.file(i))
-            continue
-        c = m.encode(feats, mask)
-        for x,y,k in zip(feats.split(MAX_CHUNK_FRAMES, 1), m.decode(c, mask).split(MAX_CHUNK_FRAMES, 1), mask.split(MAX_CHUNK_FRAMES, 1)): nre.add(m.normalise(x), m.normalise(y), k)
-        codes.append(c[0].cpu())
-        words.append(corpus.df.text[i])
-    if not codes: raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(problems.values()))}")
-    return _describe(codes, words, nre.value, m.quantizer.codebook_sizes, tokenizer.token_rate) | dict(problems=problems, tokenizer=tokenizer.fingerprint)
+        except QuantizerError as e: problems[corpus.id(i)] = name_file(e, corpus.file(i))
+        else: evaluation.add(feats, mask, corpus.df.text[i])
+    if not evaluation.codes:
+        raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; "
+            f"the first: {next(iter(problems.values()))}")
+    return evaluation.measures(tokenizer.token_rate) | dict(problems=problems, tokenizer=tokenizer.fingerprint)
+
+# %% ../../nbs/evaluate/44_measure.ipynb #d67f5abb
+def _draw_recordings(store, downsample, max_vectors):
+    "Training recordings; some at random, if all have more than `max_vectors` tokens"
+    items = store.part('train')
+    if (store.frames[items]//downsample).sum() <= max_vectors: return items
+    items = items[torch.randperm(len(items)).numpy()]
+    totals = np.cumsum(store.frames[items]//downsample)
+    return items[:max(1, np.searchsorted(totals, max_vectors))]
+
+def _stack_frames(x, downsample):
+    "`(T,D)` frames as `(T', downsample*D)`; incomplete tokens are dropped"
+    T,D = x.shape
+    return x[:T//downsample*downsample].reshape(-1, downsample*D)
 
 # %% ../../nbs/evaluate/44_measure.ipynb #4124a012
 def kmeans_model(
     store:FeatureStore, # With a split
     codebook_size:int, # `K`
     downsample:int, # Frames in a token
-    iters:int=30, # Rounds of k-means
-    max_vectors:int=200_000, # Fit on this many at most, of recordings drawn at random
-    seed:int=0,
-)->tuple[dict,SpeechQuantizer]|None: # The `model` block of a config, and the model; `None` where every recording is shorter than a token
-    "K-means on stacked frames of the training part, as a model like any other"
+    iters:int=30, # Iterations of k-means
+    max_vectors:int=200_000, # Fit on at most this many vectors, of recordings drawn at random
+    seed:int=0, # Seed of the draws and of k-means
+)->tuple[dict,SpeechQuantizer]|None: # `model` block of a config, and model; `None` if no recording fills a token
+    "Fit k-means to stacked frames of the training part"
     mean,std = store.mean_std(store.part('train'))
-    def _stack(i):
-        x = (store.read(i)-mean)/std
-        return x[:len(x)//downsample*downsample].reshape(-1, downsample*store.dim)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        items = store.part('train')
-        if sum(store.frames[items]//downsample) > max_vectors:
-            items = items[torch.randperm(len(items)).numpy()]
-            items = items[:max(1, np.searchsorted(np.cumsum(store.frames[items]//downsample), max_vectors))]
-        frames = torch.cat([_stack(i) for i in items])
-        if not len(frames): return None
-        centres = kmeans(frames[torch.randperm(len(frames))[:max_vectors]], codebook_size, iters)
-        block = check_model(dict(encoder=dict(name='stack', downsample=downsample), quantizer=dict(name='vq', dim=centres.shape[1], codebook_size=codebook_size, codebook='frozen'), decoder=dict(name='stack'), losses=dict(mse=1.)))
+        items = _draw_recordings(store, downsample, max_vectors)
+        vectors = torch.cat([_stack_frames((store.read(i)-mean)/std, downsample) for i in items])
+        if not len(vectors): return None
+        centres = kmeans(vectors[torch.randperm(len(vectors))[:max_vectors]], codebook_size, iters)
+        quantizer = dict(name='vq', dim=centres.shape[1], codebook_size=codebook_size, codebook='frozen')
+        encoder = dict(name='stack', downsample=downsample)
+        block = check_model(dict(encoder=encoder, quantizer=quantizer, decoder=dict(name='stack'), losses=dict(mse=1.)))
         model = build_model(block, mean, std).eval()
     model.quantizer.load_codebook(centres)
     return block,model
 
+# %% ../../nbs/evaluate/44_measure.ipynb #027504d3
 def kmeans_baseline(
     store:FeatureStore, # With a split
     model:SpeechQuantizer, # From `kmeans_model`
-)->dict|None: # As `evaluate` gives it; `None` where every recording is shorter than a token
+)->dict|None: # Metric -> value, as from `evaluate`; `None` if no recording fills a token
     "Measure k-means on the validation part of a store, in whole tokens"
-    codes,words,nre,d = [],[],NRE(),model.downsample
+    evaluation,downsample = _Evaluation(model),model.downsample
     for i in store.part('valid'):
         x = store.read(i)
-        if not (n := len(x)//d*d): continue
-        x = x[None,:n].to(model.mean.device)
-        c = model.encode(x)
-        for a,b in zip(x.split(MAX_CHUNK_FRAMES, 1), model.decode(c).split(MAX_CHUNK_FRAMES, 1)): nre.add(model.normalise(a), model.normalise(b), torch.ones(a.shape[:2], dtype=torch.bool, device=a.device))
-        codes.append(c[0].cpu())
-        words.append(store.index.text[i])
-    return _describe(codes, words, nre.value, model.quantizer.codebook_sizes, store.frame_rate/d) if codes else None
+        x = x[None,:len(x)//downsample*downsample].to(model.mean.device)
+        if x.numel(): evaluation.add(x, torch.ones_like(x[...,0], dtype=torch.bool), store.index.text[i])
+    return evaluation.measures(store.frame_rate/downsample) if evaluation.codes else None

@@ -1,4 +1,4 @@
-"""Do tokens know what was said?
+"""Word purity of codes, and its chance level
 
 Docs: https://quantizer-dev.github.io/quantizer/evaluate/phonetic.html.md"""
 
@@ -8,29 +8,27 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/phonetic.html.md"""
 __all__ = ['purity', 'word_purity']
 
 # %% ../../nbs/evaluate/42_phonetic.ipynb #443633f5
-import numpy as np
+import numpy as np, pandas as pd
 
 # %% ../../nbs/evaluate/42_phonetic.ipynb #000a5a58
 def purity(
     codes, # `(N,)` code of each token
-    labels, # `(N,)` label of each token, any hashable
-)->float:
+    labels, # `(N,)` label of each token
+)->float: # From 0 to 1
     "Share of tokens whose label is the most frequent one of their code"
-    codes,labels = np.asarray(codes),np.unique(np.asarray(labels), return_inverse=True)[1]
-    pairs,n = np.unique(codes.astype(np.int64)*(labels.max()+1)+labels, return_counts=True)
-    best = np.zeros(codes.max()+1, dtype=np.int64)
-    np.maximum.at(best, pairs//(labels.max()+1), n)
-    return best.sum()/len(codes)
+    pairs = pd.DataFrame(dict(code=np.asarray(codes), label=np.asarray(labels)))
+    return pairs.value_counts(sort=False).groupby('code').max().sum()/len(pairs)
 
 # %% ../../nbs/evaluate/42_phonetic.ipynb #88ce8662
 def word_purity(
     codes:list, # `(T_i,)` codes of each recording
-    words:list, # The word, or text, of each recording
-    seed:int=0, # Of the shuffling
-    shuffles:int=5, # How often to shuffle for the chance level
+    words:list, # Word, or text, of each recording
+    seed:int=0, # Seed of the shuffling
+    shuffles:int=5, # Number of shuffles that the chance level is the mean of
 )->tuple[float,float]: # Purity, and its chance level
     "Purity of codes over the words of whole recordings"
-    flat = np.concatenate([np.asarray(o) for o in codes])
-    labels = np.repeat(np.unique(np.asarray(words), return_inverse=True)[1], [len(o) for o in codes])
     rng = np.random.default_rng(seed)
-    return float(purity(flat, labels)), float(np.mean([purity(flat, rng.permutation(labels)) for _ in range(shuffles)]))
+    flat = np.concatenate([np.asarray(o) for o in codes])
+    labels = np.repeat(pd.factorize(np.asarray(words))[0], [len(o) for o in codes])
+    shuffled = [purity(flat, rng.permutation(labels)) for _ in range(shuffles)]
+    return float(purity(flat, labels)), float(np.mean(shuffled))

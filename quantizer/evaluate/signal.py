@@ -1,4 +1,4 @@
-"""How much of the features survives
+"""The normalised reconstruction error, summed batch by batch and over processes
 
 Docs: https://quantizer-dev.github.io/quantizer/evaluate/signal.html.md"""
 
@@ -8,31 +8,41 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/signal.html.md"""
 __all__ = ['NRE']
 
 # %% ../../nbs/evaluate/41_signal.ipynb #d5f1c096
+import math
 import torch
+from fastcore.basics import patch
 from torch import Tensor
-from ..core.distributed import all_reduce_sum, world_size
+from ..core.distributed import all_reduce_sum
 
 # %% ../../nbs/evaluate/41_signal.ipynb #255f1fc6
 class NRE:
-    "Normalised reconstruction error, added up batch by batch"
-    name = 'nre'
+    "Normalised reconstruction error, summed batch by batch"
     def __init__(self): self.reset()
-    def reset(self): self.n,self.err,self.s,self.ss = 0,0.,0.,0.
-    def add(self,
-        x:Tensor, # `(B,T,D)` normalised features
-        y:Tensor, # `(B,T,D)` their reconstruction
-        mask:Tensor, # `(B,T)`
-    ):
-        "Add the real frames of a batch"
-        x,y = x[mask].double(),y[mask].double()
-        self.n,self.err = self.n+len(x),self.err+(y-x).pow(2).sum()
-        self.s,self.ss = self.s+x.sum(0),self.ss+x.pow(2).sum()
-    def reduce(self):
-        "Add what the other processes have"
-        if world_size() == 1: return
-        v = all_reduce_sum(torch.cat([torch.stack([torch.as_tensor(float(self.n), device=self.s.device).double(), self.err, self.ss]), self.s]))
-        self.n,self.err,self.ss,self.s = int(v[0]),v[1],v[2],v[3:]
-    @property
-    def value(self)->float:
-        "The error so far"
-        return float(self.err/(self.ss-(self.s**2).sum()/self.n)) if self.n else float('nan')
+    def reset(self): self.sums = None
+
+@patch
+def add(self:NRE,
+    x:Tensor, # `(B,T,D)` normalised features
+    y:Tensor, # `(B,T,D)` their reconstruction
+    mask:Tensor, # `(B,T)`, `True` for a real frame
+):
+    "Add the real frames of a batch"
+    x,y = x[mask].double(),y[mask].double()
+    frames = x.new_full((), len(x))
+    sums = torch.stack([frames, (y-x).pow(2).sum(), x.pow(2).sum()])
+    sums = torch.cat([sums, x.sum(0)])
+    self.sums = sums if self.sums is None else self.sums+sums
+
+# %% ../../nbs/evaluate/41_signal.ipynb #1c715537
+@patch
+def reduce(self:NRE):
+    "Add the sums of the other processes"
+    self.sums = all_reduce_sum(self.sums)
+
+@patch(as_prop=True)
+def value(self:NRE)->float:
+    "The error so far; NaN before the first frame"
+    if self.sums is None: return math.nan
+    frames,error,squares = self.sums[:3]
+    variance = squares - (self.sums[3:]**2).sum()/frames
+    return float(error/variance)

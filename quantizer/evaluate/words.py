@@ -1,4 +1,4 @@
-"""Word and character error rates of transcripts, and how far to trust them
+"""Word and character error rates of transcripts, with bootstrap intervals
 
 Docs: https://quantizer-dev.github.io/quantizer/evaluate/words.html.md"""
 
@@ -15,97 +15,130 @@ from torchaudio.functional import edit_distance
 from ..core.errors import QuantizerError, check_range
 
 # %% ../../nbs/evaluate/43_words.ipynb #f7241a62
+_WITHOUT_SPACES = 'zh','cmn','yue','ja','th','lo','my'
+
 @lru_cache
 def _normaliser(language):
     try: from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
-    except ImportError: raise QuantizerError("word error rates need transformers: pip install 'quantizer[encoders]'") from None
+    except ImportError:
+        raise QuantizerError("word error rates need transformers: pip install 'quantizer[encoders]'") from None
     if language == 'en': return EnglishTextNormalizer({})
-    return BasicTextNormalizer(split_letters=language in ('zh','cmn','yue','ja','th','lo','my'))
+    return BasicTextNormalizer(split_letters=language in _WITHOUT_SPACES)
 
 def normalise_text(
-    text:str,
-    language:str='', # Code, as `en`, `en-GB`, `zh_CN`; where it is not known, the rules for all languages
+    text:str, # A transcript or a reference
+    language:str='', # Language code, as `en`, `en-GB`, `zh_CN`; the rules for all languages by default
 )->str: # Words with single spaces between them
-    "What of a text is compared"
-    return _normaliser(re.split('[-_]', language.lower())[0])(text).strip()
+    "Normalise a text for comparison, as Whisper's paper does; raises `QuantizerError` without `transformers`"
+    primary = re.split('[-_]', language.lower())[0]
+    return _normaliser(primary)(text).strip()
 
 # %% ../../nbs/evaluate/43_words.ipynb #bd369912
-def _loops(words): return {frozenset(o.split()) for o in re.findall(r'(?<!\S)((?:\S+ ){1,4}?)\1{4,}', ' '.join([*words, '']))}
+_LOOP = re.compile(r'(?<!\S)((?:\S+ ){1,4}?)\1{4,}') # one to four words, and four repetitions or more
+
+def _loops(words):
+    "Groups of words, each as a set, that occur five times or more in a row"
+    text = ' '.join([*words, ''])
+    return {frozenset(group.split()) for group in _LOOP.findall(text)}
 
 def hallucinated(
-    ref:list, # Words said
-    hyp:list, # Words written
+    ref:list, # Words of the reference
+    hyp:list, # Words of the transcript
 )->bool:
-    "Does the transcript say much that was not said, or run in a loop?"
-    return len(hyp) > 2*len(ref) and len(hyp) >= len(ref)+5 or bool(_loops(hyp)-_loops(ref))
+    "Is the transcript much too long, or does it run in a loop?"
+    much_too_long = len(hyp) > 2*len(ref) and len(hyp) >= len(ref)+5
+    return much_too_long or bool(_loops(hyp)-_loops(ref))
+
+# %% ../../nbs/evaluate/43_words.ipynb #5583f38c
+def _count_errors(ref, hyp, language):
+    ref,hyp = (normalise_text(text, language).split() for text in (ref,hyp))
+    ref_chars,hyp_chars = ''.join(ref),''.join(hyp)
+    return dict(
+        language=language,
+        words=len(ref),
+        word_errors=edit_distance(ref, hyp),
+        chars=len(ref_chars),
+        char_errors=edit_distance(ref_chars, hyp_chars),
+        hallucinated=hallucinated(ref, hyp))
+
+# %% ../../nbs/evaluate/43_words.ipynb #b707d482
+def _check_texts(refs, hyps, languages):
+    if not len(refs) == len(hyps) == len(languages):
+        raise QuantizerError(f"{len(refs)} references, {len(hyps)} transcripts and {len(languages)} languages: "
+            "expected as many of each")
+    for kind,texts in dict(reference=refs, transcript=hyps, language=languages).items():
+        for i,text in enumerate(texts):
+            if isinstance(text, str): continue
+            raise QuantizerError(f"the {kind} of recording {i} is {text!r}: expected a text")
 
 # %% ../../nbs/evaluate/43_words.ipynb #01947ac4
 def word_errors(
-    refs:list, # What was said: a text for each recording
-    hyps:list, # What was written, in the same order
-    languages:str|list|None=None, # Code of each recording's language, or one for all
+    refs:list, # Reference text of each recording
+    hyps:list, # Transcript of each recording, in the same order
+    languages:str|list|None=None, # Language code of each recording, or one for all
 )->pd.DataFrame: # A row for each: `language, words, word_errors, chars, char_errors, hallucinated`
-    "Compare transcripts with references"
-    if languages is None or isinstance(languages, str): languages = [languages or '']*len(refs)
-    if not len(refs) == len(hyps) == len(languages): raise QuantizerError(f"{len(refs)} references, {len(hyps)} transcripts and {len(languages)} languages: expected as many of each")
-    rows = []
-    for i,(ref,hyp,lang) in enumerate(zip(refs, hyps, languages)):
-        for k,o in dict(reference=ref, transcript=hyp, language=lang).items():
-            if not isinstance(o, str): raise QuantizerError(f"the {k} of recording {i} is {o!r}: expected a text")
-        ref,hyp = (normalise_text(o, lang).split() for o in (ref,hyp))
-        rows.append(dict(language=lang, words=len(ref), word_errors=edit_distance(ref, hyp), chars=len(''.join(ref)), char_errors=edit_distance(''.join(ref), ''.join(hyp)), hallucinated=hallucinated(ref, hyp)))
-    return pd.DataFrame(rows)
+    "Compare transcripts with references; raises `QuantizerError` for a missing text"
+    if languages is None: languages = ''
+    if isinstance(languages, str): languages = [languages]*len(refs)
+    _check_texts(refs, hyps, languages)
+    return pd.DataFrame([_count_errors(*recording) for recording in zip(refs, hyps, languages)])
 
 # %% ../../nbs/evaluate/43_words.ipynb #84e00de7
-def _draws(values, resamples, seed):
-    "`(resamples, columns)`: sums of `values`, a row for each recording, over recordings drawn with replacement"
-    n,rng = len(values),np.random.default_rng(seed)
-    if n < 2: return np.full((1, values.shape[1]), np.nan)
-    return np.stack([values[rng.integers(n, size=n)].sum(0) for _ in range(resamples)])
+def _bootstrap_rates(errors, units, resamples, seed):
+    "Rate of each draw of recordings; draws without a word are left out, and a single recording has none"
+    n,rng = len(units),np.random.default_rng(seed)
+    for _ in range(resamples if n > 1 else 0):
+        drawn = rng.integers(n, size=n)
+        total = units[drawn].sum()
+        if total: yield errors[drawn].sum()/total
 
-def _rate(errors, n): return np.divide(errors, n, out=np.full(np.shape(n), np.nan), where=n > 0)
-
-def _rates(values, resamples, seed, level):
-    "Rate of the errors in the second column over the first, and the ends of its interval"
-    check_range(1, math.inf, resamples=resamples); check_range(0, 1, level=level)
-    n,e = _draws(values, resamples, seed).T
-    r = _rate(e, n)
-    low,high = np.quantile(r[r == r], [(1-level)/2,(1+level)/2]) if (r == r).any() else (math.nan,math.nan)
-    return float(_rate(values[:,1].sum(), values[:,0].sum())), float(low), float(high)
+def _rate_and_interval(errors, units, resamples, seed, level):
+    "Errors over units (words or characters) of all recordings, and both ends of the interval"
+    check_range(1, math.inf, resamples=resamples)
+    check_range(0, 1, level=level)
+    errors,units = np.asarray(errors),np.asarray(units)
+    rates = [*_bootstrap_rates(errors, units, resamples, seed)]
+    low,high = np.quantile(rates, [(1-level)/2,(1+level)/2]) if rates else (math.nan,math.nan)
+    rate = errors.sum()/units.sum() if units.sum() else math.nan
+    return float(rate), float(low), float(high)
 
 # %% ../../nbs/evaluate/43_words.ipynb #2c6261cc
 def error_rates(
-    table:pd.DataFrame, # Of `word_errors`
+    table:pd.DataFrame, # From `word_errors`
     resamples:int=1000, # Draws of the bootstrap
-    seed:int=0, # Of the draws
-    level:float=0.95, # Of the interval
-)->dict: # `wer, wer_low, wer_high, cer, cer_low, cer_high`, `hallucinations` as a share of the `recordings`, and `words`
-    "Rates over all recordings of a table, with intervals"
+    seed:int=0, # Seed of the draws
+    level:float=0.95, # Level of the interval, 0 to 1
+)->dict: # `wer, wer_low, wer_high, cer, cer_low, cer_high`, `hallucinations` (a share), `recordings`, `words`
+    "Error rates over all recordings of a table, with intervals"
     if not len(table): raise QuantizerError("the table is empty: expected one recording or more")
     res = {}
-    for k,n in dict(wer='word', cer='char').items():
-        res |= zip((k, f'{k}_low', f'{k}_high'), _rates(table[[f'{n}s',f'{n}_errors']].to_numpy(float), resamples, seed, level))
-    return res | dict(hallucinations=float(table.hallucinated.mean()), recordings=len(table), words=int(table.words.sum()))
+    for name,unit in dict(wer='word', cer='char').items():
+        rates = _rate_and_interval(table[f'{unit}_errors'], table[f'{unit}s'], resamples, seed, level)
+        res |= zip((name, f'{name}_low', f'{name}_high'), rates)
+    hallucinations = float(table.hallucinated.mean())
+    return res | dict(hallucinations=hallucinations, recordings=len(table), words=int(table.words.sum()))
 
 # %% ../../nbs/evaluate/43_words.ipynb #f30380e5
 def rates_by_language(
-    table:pd.DataFrame, # Of `word_errors`
-    **kwargs, # Of `error_rates`
-)->pd.DataFrame: # A row for each language, and a last one, `all`
-    "Rates of each language, and of all together"
+    table:pd.DataFrame, # From `word_errors`
+    **kwargs, # Arguments of `error_rates`
+)->pd.DataFrame: # A row for each language, and a last row `all`
+    "Error rates of each language, and of all together"
     parts = dict([*table.groupby('language'), ('all',table)])
-    return pd.DataFrame([error_rates(o, **kwargs) for o in parts.values()], index=pd.Index(parts, name='language'))
+    rates = [error_rates(part, **kwargs) for part in parts.values()]
+    return pd.DataFrame(rates, index=pd.Index(parts, name='language'))
 
 # %% ../../nbs/evaluate/43_words.ipynb #9ca762f1
 def compare_rates(
-    a:pd.DataFrame, # Of `word_errors`
-    b:pd.DataFrame, # The same recordings, in the same order, by another system
+    a:pd.DataFrame, # From `word_errors`
+    b:pd.DataFrame, # The same recordings in the same order, by another system
     resamples:int=1000, # Draws of the bootstrap
-    seed:int=0, # Of the draws
-    level:float=0.95, # Of the interval
-)->dict: # `difference`, below zero where `a` makes fewer errors, and its interval: `low, high`
-    "Word error rate of one system less that of another"
-    same = ['words','chars']
-    if not np.array_equal(a[same], b[same]): raise QuantizerError(f"the tables, of {len(a)} and {len(b)} recordings, have different references: expected the same recordings in the same order")
-    v = np.stack([a.words, a.word_errors.to_numpy()-b.word_errors.to_numpy()], 1).astype(float)
-    return dict(zip(('difference','low','high'), _rates(v, resamples, seed, level)))
+    seed:int=0, # Seed of the draws
+    level:float=0.95, # Level of the interval, 0 to 1
+)->dict: # `difference`, below zero if `a` makes fewer errors, and its interval: `low, high`
+    "Word error rate of one system minus that of another"
+    if not np.array_equal(a[['words','chars']], b[['words','chars']]):
+        raise QuantizerError(f"the tables, of {len(a)} and {len(b)} recordings, have different references: "
+            "expected the same recordings in the same order")
+    more_errors = a.word_errors.to_numpy()-b.word_errors.to_numpy()
+    return dict(zip(('difference','low','high'), _rate_and_interval(more_errors, a.words, resamples, seed, level)))

@@ -103,10 +103,10 @@ def forward(self:SpeechQuantizer,
 
 # %% ../../nbs/models/34_autoencoder.ipynb #0c64b043
 @patch
-def _numbers(self:SpeechQuantizer):
+def _schedulable(self:SpeechQuantizer):
     weights = [self.frame_objective.weights, *(o.weights for o in self.objectives)]
     own = {k:(0, math.inf, [w]) for w in weights for k in w}
-    return self.quantizer._numbers() | own | dict(quantized=(0, 1, [self.mixture]))
+    return self.quantizer._schedulable() | own | dict(quantized=(0, 1, [self.mixture]))
 
 # %% ../../nbs/models/34_autoencoder.ipynb #c48a1a94
 MAX_CHUNK_FRAMES = 2**15 # Frames to encode or decode at once: about five minutes

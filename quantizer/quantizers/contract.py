@@ -34,8 +34,8 @@ def check_shapes(q):
         assert (res.codes[mask] >= (NO_CODE if train else 0)).all() and (res.codes[mask][:,0] >= 0).all() and (res.codes[mask] < torch.tensor(q.codebook_sizes)).all(), 'codes are in range; in training, those after the first may be missing'
         assert (res.codes[~mask] == NO_CODE).all() and (res.z_q[~mask] == 0).all(), 'padding has code -1 and vector 0'
         assert res.loss.ndim == 0 and all(o.ndim == 0 for o in res.losses.values()), 'losses are scalars'
-        assert set(res.losses) == set(q.weights), 'each loss has a weight'
-        weighted = sum((q.weights[k]*v for k,v in res.losses.items()), torch.zeros(()))
+        assert set(res.losses) == set(q.loss_weights), 'each loss has a weight'
+        weighted = sum((q.loss_weights[k]*v for k,v in res.losses.items()), torch.zeros(()))
         assert torch.allclose(res.loss, weighted), 'loss is the weighted sum of the losses'
     assert q(torch.randn(2,1,q.dim)).codes.shape == (2,1,q.num_codebooks), 'a single frame works'
     for bad in (torch.zeros(0,4,q.dim), torch.zeros(2,4,q.dim+1)):
@@ -97,7 +97,7 @@ def check_gradient(q):
     q.eval()(z, mask).z_q.sum().backward()
     assert (z.grad[mask].abs().sum(-1) > 0).all(), 'a quantizer in eval mode passes the gradient on, too'
     q.train()
-    if any(q.weights.values()):
+    if any(q.loss_weights.values()):
         z.grad = None
         q(z, mask).loss.backward()
         assert (z.grad[mask].abs().sum(-1) > 0).any() and torch.isfinite(z.grad).all(), 'the loss has a gradient for z'

@@ -33,21 +33,21 @@ class GumbelVQ(Quantizer):
         super().__init__(dim, codebook_size)
         if temperature <= 0: raise QuantizerError(f"temperature is {temperature}: expected more than 0")
         check_range(0, math.inf, diversity_weight=diversity_weight, kl_weight=kl_weight)
-        self.hard,self.weights = hard,dict(diversity=diversity_weight) | (dict(kl=kl_weight) if kl_weight else {})
+        self.hard,self.loss_weights = hard,dict(diversity=diversity_weight) | (dict(kl=kl_weight) if kl_weight else {})
         self.scores = nn.Linear(dim, codebook_size)
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         self.register_buffer('temperature', torch.tensor(float(temperature)))
 
-    def assign(self, x): return self.scores(x).argmax(1, keepdim=True)
-    def lookup(self, codes): return F.embedding(codes[:,0], self.codebook)
+    def to_codes(self, x): return self.scores(x).argmax(1, keepdim=True)
+    def from_codes(self, codes): return F.embedding(codes[:,0], self.codebook)
 
-    def quantize(self, x, items):
+    def quantize(self, x, batch_index):
         scores = self.scores(x)
         p = scores.softmax(1)
         losses = dict(diversity=diversity_loss(global_average(p.sum(0), len(x), self.training)))
-        if 'kl' in self.weights: losses['kl'] = math.log(self.codebook_size) - global_mean(torch.special.entr(p.clamp(min=1e-30)).sum(1), self.training)
-        noise = draw_per_item(items, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g)).log() if self.training else 0.
+        if 'kl' in self.loss_weights: losses['kl'] = math.log(self.codebook_size) - global_mean(torch.special.entr(p.clamp(min=1e-30)).sum(1), self.training)
+        noise = draw_per_item(batch_index, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g)).log() if self.training else 0.
         y = ((scores-noise)/self.temperature.clamp(min=1e-4)).softmax(1)
         codes = (y if self.training else scores).argmax(1, keepdim=True)
         if self.training and not self.hard: return y @ self.codebook, codes, losses
-        return self.lookup(codes) + (y-y.detach()) @ self.codebook.detach(), codes, losses # the value of the first, gradients of both
+        return self.from_codes(codes) + (y-y.detach()) @ self.codebook.detach(), codes, losses # the value of the first, gradients of both

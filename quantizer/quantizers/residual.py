@@ -62,7 +62,7 @@ class Composite(Quantizer):
         if shared and 'kmeans_steps' in params: params['kmeans_steps'] *= len(sizes) # each place starts its share
         self.num,self.shared = len(sizes),shared
         self.inner = nn.ModuleList([cls(dim=inner_dim, **params, **({} if k is None else dict(codebook_size=k))) for k in (sizes[:1] if shared else sizes)])
-        self.weights = self.inner[0].weights
+        self.loss_weights = self.inner[0].loss_weights
 
     @property
     def codebook_sizes(self): return [k for o in self.levels for k in o.codebook_sizes]
@@ -80,7 +80,7 @@ def _mean_losses(losses): return {k:sum(o[k] for o in losses)/len(losses) for k 
 @QUANTIZERS.register('residual')
 class Residual(Composite):
     "Each level quantizes what the one before left over"
-    limits = Quantizer.limits | dict(dropout=(0, 1))
+    schedule_bounds = Quantizer.schedule_bounds | dict(dropout=(0, 1))
     @checked
     def __init__(self,
         dim:int=64, # `D` of the vectors
@@ -96,38 +96,38 @@ class Residual(Composite):
         super().__init__(dim, dim, codebook_size, num_quantizers, quantizer, shared)
         check_range(0, 1, dropout=dropout)
         check_range(1, 1024, beam=beam)
-        if beam > 1 and not all(hasattr(o, 'candidates') and o.num_codebooks == 1 for o in self.levels): raise QuantizerError(f"beam is {beam}: beam search needs levels that can rank their codes, and '{self.inner[0].name}' cannot")
-        straight = all(o.straight for o in self.levels)
+        if beam > 1 and not all(hasattr(o, 'topk_codes') and o.num_codebooks == 1 for o in self.levels): raise QuantizerError(f"beam is {beam}: beam search needs levels that can rank their codes, and '{self.inner[0].name}' cannot")
+        straight = all(o.is_straight_through for o in self.levels)
         self.detach = straight if detach is None else detach
-        self.straight,self.dropout,self.beam = straight and self.detach,dropout,beam
+        self.is_straight_through,self.dropout,self.beam = straight and self.detach,dropout,beam
 
-    def quantize(self, x, items):
-        rest,total,codes,losses,depth = x,torch.zeros_like(x),[],[],self._depth(items)
+    def quantize(self, x, batch_index):
+        rest,total,codes,losses,depth = x,torch.zeros_like(x),[],[],self._depth(batch_index)
         for l,level in enumerate(self.levels):
-            if depth is None: q,c,loss = level.quantize(rest, items)
+            if depth is None: q,c,loss = level.quantize(rest, batch_index)
             else:
                 on = (depth > l).nonzero()[:,0]
-                q,c,loss = level.quantize(rest[on], items[on])
+                q,c,loss = level.quantize(rest[on], batch_index[on])
                 q,c = torch.zeros_like(x).index_copy(0, on, q),c.new_full((len(x), c.shape[1]), NO_CODE).index_copy(0, on, c)
             rest = rest - (q.detach() if self.detach else q)
-            total = total + (q.detach() if self.straight else q)
+            total = total + (q.detach() if self.is_straight_through else q)
             codes.append(c)
             losses.append(loss)
-        return straight_through(x, total) if self.straight else total, torch.cat(codes, 1), _mean_losses(losses)
+        return straight_through(x, total) if self.is_straight_through else total, torch.cat(codes, 1), _mean_losses(losses)
 
-    def _depth(self, items):
+    def _depth(self, batch_index):
         "How many levels each frame uses, if not all"
         if not self.training or not self.dropout: return None
-        u = draw_per_item(items, self.next_seed(), lambda rows,g: torch.rand(1, 2, generator=g, device=items.device).expand(rows.stop-rows.start, 2))
+        u = draw_per_item(batch_index, self.next_seed(), lambda rows,g: torch.rand(1, 2, generator=g, device=batch_index.device).expand(rows.stop-rows.start, 2))
         return torch.where(u[:,0] < self.dropout, 1+(u[:,1]*self.num).long(), self.num)
 
-    def assign(self, x):
+    def to_codes(self, x):
         if self.beam > 1 and torch.compiler.is_compiling(): return self._search(x)
         if self.beam > 1: return torch.cat([self._search(o) for o in x.split(max(1, 2**22//(self.beam**2*self.dim)))] or [x.new_zeros(0, self.num, dtype=torch.long)])
         codes = []
         for level in self.levels:
-            codes.append(level.assign(x))
-            x = x - level.lookup(codes[-1])
+            codes.append(level.to_codes(x))
+            x = x - level.from_codes(codes[-1])
         return torch.cat(codes, 1)
 
     def _search(self, x):
@@ -135,15 +135,15 @@ class Residual(Composite):
         N,D = x.shape
         rest,codes = x[:,None],x.new_zeros(N, 1, 0, dtype=torch.long) # of each candidate: (N,b,D), (N,b,l)
         for level in self.levels:
-            c = level.candidates(rest.reshape(-1, D), self.beam) # (N*b,n)
+            c = level.topk_codes(rest.reshape(-1, D), self.beam) # (N*b,n)
             b,n = rest.shape[1],c.shape[1]
-            new = (rest.reshape(-1, 1, D) - level.lookup(c.reshape(-1, 1)).view(-1, n, D)).view(N, b*n, D)
+            new = (rest.reshape(-1, 1, D) - level.from_codes(c.reshape(-1, 1)).view(-1, n, D)).view(N, b*n, D)
             best = new.pow(2).sum(2).topk(min(self.beam, b*n), 1, largest=False).indices
             rest = new.gather(1, best[...,None].expand(-1, -1, D))
             codes = torch.cat([codes.repeat_interleave(n, 1), c.view(N, b*n, 1)], 2).gather(1, best[...,None].expand(-1, -1, codes.shape[2]+1))
         return codes[:,0]
 
-    def lookup(self, codes): return sum(level.lookup(c.clamp(min=0))*(c[:,:1] != NO_CODE) for level,c in zip(self.levels, self._parts(codes)))
+    def from_codes(self, codes): return sum(level.from_codes(c.clamp(min=0))*(c[:,:1] != NO_CODE) for level,c in zip(self.levels, self._parts(codes)))
     def decode(self,
         codes:Tensor, # `(B,T,Q)` int64, or only those of the first levels; -1 for no frame, or no code from this level on
     )->Tensor: # `(B,T,D)`
@@ -167,13 +167,13 @@ class Grouped(Composite):
         check_range(1, dim, groups=groups)
         if dim % groups: raise QuantizerError(f"dim {dim} cannot be cut into {groups} groups")
         super().__init__(dim, dim//groups, codebook_size, groups, quantizer, shared)
-        self.straight = all(o.straight for o in self.levels)
+        self.is_straight_through = all(o.is_straight_through for o in self.levels)
     def _each(self, x): return zip(self.levels, x.chunk(self.num, -1))
-    def quantize(self, x, items):
-        q,codes,losses = zip(*[level.quantize(part, items) for level,part in self._each(x)])
+    def quantize(self, x, batch_index):
+        q,codes,losses = zip(*[level.quantize(part, batch_index) for level,part in self._each(x)])
         return torch.cat(q, -1), torch.cat(codes, -1), _mean_losses(losses)
-    def assign(self, x): return torch.cat([level.assign(part) for level,part in self._each(x)], -1)
-    def lookup(self, codes): return torch.cat([level.lookup(c) for level,c in self._each(codes)], -1)
+    def to_codes(self, x): return torch.cat([level.to_codes(part) for level,part in self._each(x)], -1)
+    def from_codes(self, codes): return torch.cat([level.from_codes(c) for level,c in self._each(codes)], -1)
     def decode(self, codes):
         if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks: return super().decode(codes) # says what is wrong
         return torch.cat([level.decode(c) for level,c in self._each(codes)], -1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, check_range
 from ..core.options import checked
-from .base import QUANTIZERS, Quantizer, linear
+from .base import QUANTIZERS, Quantizer, linear_or_identity
 from .estimators import straight_through
 from ..core.distributed import draw_per_item, global_average, global_mse
 
@@ -85,7 +85,7 @@ class FSQ(Quantizer):
         super().__init__(dim, math.prod(levels))
         check_range(0, 1, noise=noise)
         self.noise = noise
-        self.inp,self.out = linear(dim, len(levels)),linear(len(levels), dim)
+        self.inp,self.out = linear_or_identity(dim, len(levels)),linear_or_identity(len(levels), dim)
         self.register_buffer('levels', torch.tensor(levels), persistent=False)
         self.register_buffer('basis', torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
         self.register_buffer('digits', self.basis.float(), persistent=False)
@@ -95,16 +95,16 @@ class FSQ(Quantizer):
         self.register_buffer('rows', torch.stack([2*torch.atanh(o/h), 2*h, -h-o, half, 4*h/half]), persistent=False)
 
     def _codes(self, grid): return ((grid.long() + self.levels//2)*self.basis).sum(1, keepdim=True)
-    def assign(self, x): return self._codes(fsq_bound(self.inp(x), self.levels).round())
-    def lookup(self, codes): return self.out((codes//self.basis % self.levels - self.levels//2)/(self.levels//2))
-    def quantize(self, x, items):
+    def to_codes(self, x): return self._codes(fsq_bound(self.inp(x), self.levels).round())
+    def from_codes(self, codes): return self.out((codes//self.basis % self.levels - self.levels//2)/(self.levels//2))
+    def quantize(self, x, batch_index):
         z = self.inp(x)
         if not self.training or not self.noise:
             v,grid = _Round.apply(z, *self.rows)
             exact = self.codebook_size <= 2**24 # in float32
             return self.out(v), torch.mv(grid, self.digits).add_(self.first).long()[:,None] if exact else self._codes(grid), {}
         b = fsq_bound(z, self.levels)
-        u = draw_per_item(items, self.next_seed(), lambda rows,g: torch.rand(len(b[rows]), b.shape[1]+1, generator=g, device=b.device))
+        u = draw_per_item(batch_index, self.next_seed(), lambda rows,g: torch.rand(len(b[rows]), b.shape[1]+1, generator=g, device=b.device))
         noisy = torch.where(u[:,:1] < self.noise, b + u[:,1:] - 0.5, b.round())
         return self.out(straight_through(b, noisy.detach())/(self.levels//2)), self._codes(b.round()), {}
 
@@ -135,20 +135,20 @@ class _Binary(Quantizer):
         super().__init__(dim, codebook_size)
         check_range(0, math.inf, entropy_weight=entropy_weight, commitment_weight=commitment_weight, diversity_gamma=diversity_gamma)
         check_range(1e-6, 1e6, beta=beta)
-        self.weights = dict(entropy=entropy_weight, commitment=commitment_weight)
+        self.loss_weights = dict(entropy=entropy_weight, commitment=commitment_weight)
         self.bits,self.gamma,self.beta = d,diversity_gamma,beta
         self.scale = d**-0.5 if self.spherical else 1.
-        self.inp,self.out = linear(dim, d),linear(d, dim)
+        self.inp,self.out = linear_or_identity(dim, d),linear_or_identity(d, dim)
         self.register_buffer('basis', 2**torch.arange(d).flip(0), persistent=False) # the first dimension is the highest bit
     @property
-    def straight(self): return isinstance(self.inp, nn.Identity) and not self.spherical
+    def is_straight_through(self): return isinstance(self.inp, nn.Identity) and not self.spherical
     def _in(self, x):
         z = self.inp(x)
         return F.normalize(z, dim=-1) if self.spherical else z
     def _codes(self, z): return ((z > 0)*self.basis).sum(1, keepdim=True)
-    def assign(self, x): return self._codes(self._in(x))
-    def lookup(self, codes): return self.out(((codes & self.basis != 0)*2.-1)*self.scale)
-    def quantize(self, x, items):
+    def to_codes(self, x): return self._codes(self._in(x))
+    def from_codes(self, codes): return self.out(((codes & self.basis != 0)*2.-1)*self.scale)
+    def quantize(self, x, batch_index):
         z = self._in(x)
         q = torch.where(z > 0, self.scale, -self.scale)
         single,mean = bit_entropies(4*self.beta*self.scale*z, self.training)

@@ -34,20 +34,20 @@ class SimVQ(Quantizer):
     ):
         super().__init__(dim, codebook_size)
         check_range(0, math.inf, commitment_weight=commitment_weight, codebook_weight=codebook_weight)
-        self.weights,self.estimator = dict(commitment=commitment_weight, codebook=codebook_weight),estimator
+        self.loss_weights,self.estimator = dict(commitment=commitment_weight, codebook=codebook_weight),estimator
         self.register_buffer('frozen', torch.randn(codebook_size, dim)*dim**-0.5)
         self.map = nn.Linear(dim, dim, bias=False)
     @property
     def codebook(self)->Tensor:
         "The codes `(K,D)`"
         return self.map(self.frozen)
-    def assign(self, x): return nearest(x, self.codebook)[:,None]
-    def lookup(self, codes): return self.map(F.embedding(codes[:,0], self.frozen))
-    def candidates(self, x, n): return nearest(x, self.codebook, topk=min(n, self.codebook_size))
+    def to_codes(self, x): return nearest(x, self.codebook)[:,None]
+    def from_codes(self, codes): return self.map(F.embedding(codes[:,0], self.frozen))
+    def topk_codes(self, x, n): return nearest(x, self.codebook, topk=min(n, self.codebook_size))
     @property
-    def straight(self): return self.estimator == 'straight_through'
-    def quantize(self, x, items):
-        codes = self.assign(x)
-        q = self.lookup(codes)
+    def is_straight_through(self): return self.estimator == 'straight_through'
+    def quantize(self, x, batch_index):
+        codes = self.to_codes(x)
+        q = self.from_codes(codes)
         losses = dict(commitment=global_mse(x, q.detach(), self.training), codebook=global_mse(q, x.detach(), self.training))
-        return (straight_through if self.straight else rotation)(x, q.detach()), codes, losses
+        return (straight_through if self.is_straight_through else rotation)(x, q.detach()), codes, losses

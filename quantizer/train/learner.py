@@ -85,7 +85,7 @@ def decay_groups(
     model:nn.Module,
 )->list[list]: # Parameters with weight decay, and those without
     "Split parameters: matrices and kernels decay; norms, biases, codebooks and silence do not"
-    keep = {id(p) for m in get_model(model).modules() for k,p in m.named_parameters(recurse=False) if p.ndim < 2 or k in ('codebook','silence')}
+    keep = {id(p) for m in get_model(model).modules() for k,p in m.named_parameters(recurse=False) if p.ndim < 2 or k in ('codebook','vectors','silence')}
     params = [p for p in model.parameters() if p.requires_grad]
     return [[p for p in params if id(p) not in keep], [p for p in params if id(p) in keep]]
 
@@ -128,6 +128,8 @@ def quantizer_learner(
     **kwargs, # For `Learner`
 )->SpeechLearner:
     "A `Learner` that watches the codebook"
+    if not any(p.requires_grad for p in model.parameters()):
+        raise QuantizerError("the model has no parameters for the optimizer: choose another encoder or decoder, or codebook='gradient'")
     health,cbs = CodebookHealth(frame_rate/model.downsample),list(cbs or [])
     if not any(isinstance(o, TrainStep) for o in cbs): cbs.append(TrainStep())
     opt = partial(SpeechOptim, opt=torch.optim.AdamW, betas=(0.9,0.99), fused=True)

@@ -145,7 +145,7 @@ def load_published(
     D = about['model']['quantizer']['dim']
     model = build_model(about['model'], torch.zeros(D), torch.ones(D)).eval()
     model.load_state_dict(model.state_dict() | w | {'quantizer.placed':torch.tensor(K), 'quantizer.draws':torch.tensor(0)})
-    with torch.no_grad(): model.decoder.padding.copy_(model.quantizer.lookup(torch.tensor([[about['mask_code'] or 0]]))[0])
+    with torch.no_grad(): model.decoder.padding.copy_(model.quantizer.from_codes(torch.tensor([[about['mask_code'] or 0]]))[0])
     return model,about
 
 def published_config(
