@@ -26,6 +26,7 @@ class PhaseOptions:
     losses:dict|None=None # Name of a loss -> new weight
     codebook_size:PositiveInt|None=None # Size that the codebooks grow to; codes must learn by moving average
 
+# %% ../../nbs/train/53_phases.ipynb #53f20001
 def _check_losses(losses, names, where):
     for name,weight in losses.items():
         if name not in names:
@@ -53,9 +54,11 @@ def check_phases(
         _check_losses(phase['losses'] or {}, hyperparams, f'{where}.losses')
         size = phase['codebook_size'] or codebook_size
         if phase['codebook_size'] and not can_grow:
-            raise QuantizerError(f"'{where}.codebook_size': only codebooks whose codes learn by moving average can grow")
+            raise QuantizerError(f"'{where}.codebook_size': "
+                "only codebooks whose codes learn by moving average can grow")
         if size < codebook_size:
-            raise QuantizerError(f"'{where}.codebook_size' is {size}: the codebook has {codebook_size} codes by then, and cannot shrink")
+            raise QuantizerError(f"'{where}.codebook_size' is {size}: "
+                f"the codebook has {codebook_size} codes by then, and cannot shrink")
         codebook_size = size
         checked.append(phase)
     return checked
@@ -72,7 +75,7 @@ class Phases(Callback):
     def before_fit(self):
         self.run,self.current = in_fit(self.learn),-1
         if not any(o['codebook_size'] for o in self.phases): return
-        for book in get_model(self.learn.model).quantizer.codebooks(): book.resizable = True
+        for book in get_model(self.model).quantizer.codebooks(): book.resizable = True
     def before_epoch(self):
         last = bisect_right(self.boundaries, self.epoch)
         for i in range(self.current+1, last+1): self.enter(i)
@@ -85,19 +88,22 @@ class Phases(Callback):
 @patch
 def set_losses(self:Phases, i:int):
     "Set the loss weights of phase `i`"
-    for name,weight in (self.phases[i]['losses'] or {}).items(): get_model(self.learn.model).set_hyperparam(name, weight)
+    losses = self.phases[i]['losses'] or {}
+    for name,weight in losses.items(): get_model(self.model).set_hyperparam(name, weight)
 
+# %% ../../nbs/train/53_phases.ipynb #53f20002
 @patch
 def enter(self:Phases, i:int):
     "Begin phase `i`"
     self.set_losses(i)
     size = self.phases[i]['codebook_size']
     if size:
-        get_model(self.learn.model).quantizer.match_size(size)
+        get_model(self.model).quantizer.match_size(size)
         self.learn.codebook_health.window = None # it counts codes of the smaller codebook
     self.current = i
     self.log_event('phase', self.describe(i), show=False)
 
+# %% ../../nbs/train/53_phases.ipynb #53f20003
 @patch
 def describe(self:Phases, i:int)->str:
     "A phase in one sentence: `phase 2 of 3, kl 0, 2,048 codes`"

@@ -30,6 +30,7 @@ def _ramp(p, start, end):
     if p >= end: return 1.
     return 0. if p <= start else (p-start)/(end-start)
 
+# %% ../../nbs/train/52_schedule.ipynb #52f20001
 def _cosine(start, end, share):
     "The value at `share` of the way from `start` to `end` along half a cosine"
     return end + (start-end)*(1+math.cos(math.pi*share))/2
@@ -50,6 +51,7 @@ def one_cycle(
         return _cosine(lr, lr/div_final, _ramp(p, pct_start, 1))
     return _lr
 
+# %% ../../nbs/train/52_schedule.ipynb #52f20002
 @SCHEDULES.register('cosine')
 def cosine(
     lr:float, # Peak
@@ -64,6 +66,7 @@ def _warmup_then_fall(lr, warmup, fall_from, final, power=1.):
     "Up in a straight line, constant up to `fall_from`, and down to `final*lr`"
     return lambda p: lr*(_ramp(p, 0, warmup) if p < warmup else 1-(1-final)*_ramp(p, fall_from, 1)**power)
 
+# %% ../../nbs/train/52_schedule.ipynb #52f20003
 @SCHEDULES.register('linear')
 def linear_decay(
     lr:float, # Peak
@@ -73,6 +76,7 @@ def linear_decay(
     "Up in a straight line, down in another"
     return _warmup_then_fall(lr, warmup, warmup, final)
 
+# %% ../../nbs/train/52_schedule.ipynb #52f20004
 @SCHEDULES.register('wsd')
 def wsd(
     lr:float, # Peak
@@ -85,6 +89,7 @@ def wsd(
     if warmup+decay > 1: raise QuantizerError(f"warmup is {warmup} and decay is {decay}: expected at most 1 together")
     return _warmup_then_fall(lr, warmup, 1-decay, final, dict(sqrt=0.5, linear=1.)[shape])
 
+# %% ../../nbs/train/52_schedule.ipynb #52f20005
 @SCHEDULES.register('constant')
 def constant(lr:float)->Callable: # Progress -> learning rate
     "The same learning rate throughout"
@@ -100,9 +105,11 @@ def last_measure(
     row = dict(zip(recorder.metric_names[1:], recorder.values[-1])) | learn.last_log_row()
     numbers = {k:float(v) for k,v in row.items() if isinstance(v, (int,float))}
     if name not in numbers:
-        raise QuantizerError(f"no measure is called '{name}'{nearest_name(name, numbers)}; there are: {', '.join(numbers)}")
+        raise QuantizerError(f"no measure is called '{name}'{nearest_name(name, numbers)}; "
+            f"there are: {', '.join(numbers)}")
     return broadcast_numbers([numbers[name]])[0]
 
+# %% ../../nbs/train/52_schedule.ipynb #52f20006
 def to_minimise(
     learn, # A Learner
     name:str, # As for `last_measure`
@@ -142,6 +149,7 @@ def update(self:PlateauScheduler,
     if self.bad_epochs < self.patience: return
     self.share,self.bad_epochs = max(self.final, self.share*self.factor),0
 
+# %% ../../nbs/train/52_schedule.ipynb #52f20007
 @patch
 def after_epoch(self:PlateauScheduler):
     if in_fit(self.learn): self.update(last_measure(self.learn, self.monitor))
@@ -166,6 +174,7 @@ def check_schedule(
 
 def _make(block, lr): return SCHEDULES[block['name']](lr, **{k:v for k,v in block.items() if k != 'name'})
 
+# %% ../../nbs/train/52_schedule.ipynb #52f20008
 def lr_scheduler(
     block:str|dict, # A name, or a block with a `name`
     lr:float, # Peak
@@ -187,7 +196,8 @@ def anneal(
     check_range(0, 1, begin=begin, finish=finish)
     if begin > finish: raise QuantizerError(f"begin is {begin} and finish is {finish}: expected begin first")
     if shape == 'exp' and min(start, end) <= 0:
-        raise QuantizerError(f"cannot move exponentially from {start} to {end}: both must be more than 0; or take the shape linear or cos")
+        raise QuantizerError(f"cannot move exponentially from {start} to {end}: both must be more than 0; "
+            "or take the shape linear or cos")
     value_at = dict(
         exp=lambda share: start*(end/start)**share,
         linear=lambda share: start+share*(end-start),
