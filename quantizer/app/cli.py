@@ -192,13 +192,11 @@ def print_measures(
 def _add_text(m, shown, tok, corpus):
     "Let Whisper read the tokens, and add the results to `m`"
     from quantizer.app.build import print_skipped
-    from quantizer.whisper.scorer import TEXT_METRICS, measure_text
+    from quantizer.whisper.scorer import measure_text
     t = measure_text(tok, corpus)
     print_skipped(t.problems, len(corpus))
-    def _known(d): return {k:None if isinstance(v, float) and v != v else v for k,v in d.items()} # JSON has no NaN
-    m |= {k:v for k,v in _known(t.rates).items() if k in TEXT_METRICS}
-    m |= dict(read=t.rates['recordings'], whisper=_known(t.plain), difference=_known(t.lost), languages={k:_known(v) for k,v in t.languages.to_dict('index').items()}, texts=t.texts.to_dict('records'), text_problems=t.problems)
-    shown['Whisper'] = t.plain
+    m |= t.to_dict()
+    shown['Whisper'] = t.whisper
     return t.languages[['recordings','words','wer','wer_low','wer_high','cer','hallucinations','wer_whisper']]
 
 # %% ../../nbs/app/85_cli.ipynb #f0843ea4
