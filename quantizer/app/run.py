@@ -166,7 +166,7 @@ def interrupted(self:Run,
 ):
     "Log that the run was stopped, and leave the best tokenizer so far"
     log = self.learn.run_log
-    saved = ' and saved' if self.learn.checkpoint.written else '; the last checkpoint is older'
+    saved = ' and saved' if self.learn.checkpoint.last_save_ok else '; the last checkpoint is older'
     log.event('stopped', f"{signal.Signals(error.signum).name}: stopped{saved}; "
         f"continue with: quantizer train --resume --out {self.out}")
     if rank() or not (self.out/'checkpoints/best').exists(): return

@@ -3,4 +3,4 @@
 Here belongs what reads recordings or features, and what changes them before a model sees them.
 Not here: networks that are trained, and anything that knows a code."""
 
-from . import encoders, features, sources # they enter their extractors into FEATURES, and `load` into Corpus
+from . import describe, encoders, features, sources # they register extractors, and add `describe` and `load` to Corpus

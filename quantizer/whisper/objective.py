@@ -18,13 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from ..core.distributed import all_reduce_sum, global_average
 from ..core.errors import QuantizerError
-from ..core.options import RESUME_SAFE
 from ..data.extract import build_store
 from ..data.store import FeatureStore
 from ..models.autoencoder import SpeechQuantizer
 from ..models.bottleneck import append_after_last_frame, masked_mean_pool
 from ..models.objectives import LOSSES, Objective
-from .scorer import TEXT_METRICS, measure_text, whisper_states
+from .scorer import measure_text, table_values, whisper_states
 from .targets import StoredTargets, TextTargets
 from .teacher import WhisperTeacher
 from .text_losses import TopK, text_losses
@@ -37,7 +36,7 @@ class TeacherOptions:
     topk:Annotated[int, Interval(ge=0, le=2000)]=64 # Likeliest tokens to keep of each distribution of the teacher; 0 asks the teacher while training
     temperature:Annotated[float, Interval(ge=0.01, le=100)]=1. # Temperature of the distributions that `kl` compares
     dtype:Literal['float32','bfloat16']='float32' # Arithmetic of Whisper's decoder
-    store:Annotated[str|None, RESUME_SAFE]=None # Folder of the targets, made if it is not there; inside the run by default
+    store:str|None=None # Folder of the targets, made if it is not there; inside the run by default
 
 # %% ../../nbs/whisper/74_objective.ipynb #f7eccd91
 @LOSSES.register('kl')
@@ -85,12 +84,12 @@ def forward(self:TextObjective, model, out, batch):
     real = (text >= 0) & mask.any(1, keepdim=True) # a recording that could not be read has no frames
     teacher = self.expected(model, feats, mask, tokens, real, stored)
     states = whisper_states(model, out.z_q, out.token_mask, out.y, mask, self.silence_states)
-    hidden = self.decoder_hidden(*states, tokens, real)
+    hidden = self.hidden_of_text(*states, tokens, real)
     weights = [self.weights.get(k, 0.) for k in ('ce','kl')]
-    total,sums = text_losses(hidden, self.teacher.embed.weight, text[real], teacher, *weights, self.temperature)
+    losses = text_losses(hidden, self.teacher.vocab_embedding, text[real], teacher, *weights, self.temperature)
     count = real.sum()
-    out.loss = out.loss + global_average(total, count, model.training)
-    means = dict(zip(('ce','kl','accuracy'), global_average(sums, count, model.training)))
+    out.loss = out.loss + global_average(losses.loss, count, model.training)
+    means = dict(zip(('ce','kl','accuracy'), global_average(torch.stack(losses[1:]), count, model.training)))
     if teacher is None: means['kl'] = means['kl']*math.nan # not asked
     out.losses |= {k:means[k] for k in names}
     out.counts |= dict.fromkeys(names, all_reduce_sum(count, model.training))
@@ -111,15 +110,15 @@ def pad_tokens(self:TextObjective, tokens, stored):
     return F.pad(tokens, (0,short), value=-1),[F.pad(o, (0,0,0,short)) for o in stored]
 
 @patch
-def decoder_hidden(self:TextObjective,
+def hidden_of_text(self:TextObjective,
     states:Tensor, # `(B,S,D)` that the decoder attends to
     state_mask:Tensor|None, # `(B,S)`
     tokens:Tensor, # `(B,L)` prompt, text and end, -1 where padded
     real:Tensor, # `(B,L-P)` which of them are text
 )->Tensor: # `(N,D)`
     "Hidden states of Whisper's decoder where a real token of text follows"
-    memory = self.teacher.remember(self.teacher.finish(states, state_mask), state_mask)
-    hidden = self.teacher.hidden(tokens[:,:-1].clamp(min=0), memory)
+    memory = self.teacher.cross_attention_cache(self.teacher.run_upper_layers(states, state_mask), state_mask)
+    hidden = self.teacher.decoder_hidden(tokens[:,:-1].clamp(min=0), memory)
     return hidden[:,self.prompt_length-1:][real]
 
 @patch
@@ -130,7 +129,7 @@ def expected(self:TextObjective, model, feats, mask, tokens, real, stored):
         return TopK(ids[:,self.prompt_length:][real], logp[:,self.prompt_length:][real])
     if 'kl' not in self.weights or model.training and not self.weights['kl']: return None
     states = append_after_last_frame(feats.float(), mask, self.silence_states)
-    with torch.no_grad(): return self.decoder_hidden(*states, tokens, real)
+    with torch.no_grad(): return self.hidden_of_text(*states, tokens, real)
 
 # %% ../../nbs/whisper/74_objective.ipynb #1e36bf07
 @patch
@@ -179,7 +178,7 @@ def build(cls:TextObjective, weights, options, model, extractor, store):
     short = items[store.frames[items] <= 30*store.frame_rate]
     rows = store.used[short] if isinstance(store, FeatureStore) else short
     wavs = store.corpus.first_readable_waveforms(rows, 16, extractor.sample_rate)
-    silence = teacher.silence(extractor, wavs).to(model.mean.device)
+    silence = teacher.silence_states(extractor, wavs).to(model.mean.device)
     return cls(weights, model, teacher, silence, options['temperature'])
 
 @patch(cls_method=True)
@@ -190,6 +189,5 @@ def measure(cls:TextObjective, tokenizers, corpus):
     corpus = corpus.select(has_text)
     read = {k:measure_text(tokenizer, corpus) for k,tokenizer in tokenizers.items()}
     own = next(iter(read.values()))
-    rates = {k:o.rates for k,o in read.items()} | dict(Whisper=own.plain)
-    measures = {k:{m:None if v[m] != v[m] else v[m] for m in TEXT_METRICS} for k,v in rates.items()} # JSON has no NaN
-    return measures,own.texts
+    rates = {k:o.rates for k,o in read.items()} | dict(Whisper=own.whisper)
+    return {k:table_values(v) for k,v in rates.items()},own.texts

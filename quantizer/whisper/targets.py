@@ -54,7 +54,7 @@ class TextTargets(FeatureExtractor):
         if n > most: raise QuantizerError(f"{n/self.sample_rate:.1f} s long: Whisper hears {self.encoder.window_s} s at a time; cut it with its text, or leave it out")
         if n < self.win_length: raise QuantizerError(f"shorter than one frame ({n} samples)")
         states = self.encoder.encode(wav[None].to(self.device), torch.tensor([n], device=self.device))
-        memory = t.remember(states)
+        memory = t.cross_attention_cache(states)
         if not language: language = t.guess_languages(memory, 1)[0] if t.multilingual else 'en'
         prompt = t.prompt(language)
         if self.text == 'whisper': words = t.generate(states, None, language)[0]
@@ -65,7 +65,7 @@ class TextTargets(FeatureExtractor):
         res = torch.zeros(len(ids), self.dim)
         res[:,0] = ids
         if self.topk:
-            head = top_k(t.hidden(ids[None,:-1].to(self.device), memory)[0,len(prompt)-1:], t.embed.weight, self.topk, self.temperature)
+            head = top_k(t.decoder_hidden(ids[None,:-1].to(self.device), memory)[0,len(prompt)-1:], t.vocab_embedding, self.topk, self.temperature)
             res[len(prompt):,1:] = torch.cat([head.ids, head.logp], 1).cpu()
         return res
 
