@@ -11,7 +11,6 @@ __all__ = ['rotary_frequencies', 'rotary_angles', 'apply_rotary', 'attention_mas
 # %% ../../nbs/models/31_transformer.ipynb #b93a0973
 import math
 import torch
-from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, check_range
