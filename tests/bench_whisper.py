@@ -37,7 +37,7 @@ class Ours:
             losses=dict(ce=1., kl=1., commitment=1.), teacher=dict(topk=64 if stored else 0)))
         set_seed(0)
         self.model = build_model(block, torch.zeros(384), torch.ones(384)).train()
-        self.model.objectives.append(TextObjective(dict(ce=1., kl=1.), self.model, self.teacher, self.teacher.silence(self.enc, [torch.zeros(16000)])))
+        self.model.objectives.append(TextObjective(dict(ce=1., kl=1.), self.model, self.teacher, self.teacher.silence_states(self.enc, [torch.zeros(16000)])))
         self.params = [p for p in self.model.parameters() if p.requires_grad]
         self.opt = torch.optim.AdamW(self.params, 9e-4, fused=True)
     def batch(self, seconds):
@@ -47,8 +47,8 @@ class Ours:
         if not self.stored: return wavs,tokens
         with torch.no_grad():
             feats,mask = self.enc(*(lambda x,m: (x, m.sum(1)))(*pad_batch(wavs)))
-            hidden = self.teacher.hidden(tokens[:,:-1].clamp(min=0), self.teacher.remember(feats))
-            head = [torch.nn.functional.pad(o.unflatten(0, hidden.shape[:2]), (0,0,1,0)) for o in vars(top_k(hidden.flatten(0, 1), self.teacher.embed.weight, 64)).values()]
+            hidden = self.teacher.decoder_hidden(tokens[:,:-1].clamp(min=0), self.teacher.cross_attention_cache(feats))
+            head = [torch.nn.functional.pad(o.unflatten(0, hidden.shape[:2]), (0,0,1,0)) for o in vars(top_k(hidden.flatten(0, 1), self.teacher.vocab_embedding, 64)).values()]
         return feats,mask,tokens,*head
     def __call__(self, batch):
         t = time.process_time()

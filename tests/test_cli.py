@@ -79,10 +79,21 @@ def test_missing_and_empty_folder(capsys, tmp_path):
     assert not (tmp_path/'out').exists()
 
 @pytest.mark.parametrize('change,said', [('model.quantizer.codebok_size=8', "did you mean 'codebook_size'"), ('model.quantizer.codebook_size=abc', 'expected a whole number'),
-    ('features.n_mfc=13', "did you mean 'n_mfcc'"), ('train.lr=fast', 'expected a number'), ('nonsense', 'key.sub=value'), ('model.quantizer.name=gumbel', "no loss is called 'commitment'")])
+    ('features.n_mfc=13', "did you mean 'n_mfcc'"), ('train.lr=fast', 'expected a number'), ('nonsense', 'key.sub=value'), ('model.losses.commitmint=1', "did you mean 'commitment'")])
 def test_wrong_config(capsys, tmp_path, change, said):
     assert said in refused(capsys, 'train', 'mfcc-vq', change, '--out', tmp_path/'out')
     assert not (tmp_path/'out').exists()
+
+def test_another_class():
+    "A new name leaves out what belonged to the old class, and says so"
+    with pytest.warns(UserWarning, match="model.quantizer.name=gumbel: left out commitment, which 'gumbel' does not have"):
+        cfg = load_config('mfcc-vq', ['model.quantizer.name=gumbel'])
+    assert (cfg['model']['quantizer']['name'], cfg['model']['quantizer']['codebook_size'], cfg['model']['losses']) == ('gumbel', 256, dict(mse=1.0))
+
+def test_no_command(capsys):
+    "`quantizer` alone prints its help"
+    code,out,err = run(capsys)
+    assert (code, err) == (0, '') and 'train a tokenizer' in out
 
 def test_out_holds_a_run(capsys, trained):
     before = {o:o.stat().st_mtime for o in trained.rglob('*')}

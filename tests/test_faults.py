@@ -8,7 +8,7 @@ import quantizer.app.build, quantizer.app.run, quantizer.tokens.tokenizer, quant
 from quantizer.all import Checkpoint, Corpus, QuantizerError, Tokenizer
 from quantizer.train.logging import TIMINGS
 from quantizer.app.cli import main
-from quantizer.train.checkpoint_files import _self_sha, _sha, latest_checkpoint, step_checkpoints, verify_checkpoint
+from quantizer.train.checkpoint_files import _state_sha256, _file_sha256, latest_checkpoint, step_checkpoints, verify_checkpoint
 
 # ## Trainings of twelve steps
 
@@ -294,10 +294,10 @@ def test_other_number_of_processes(args, straight, tmp_path):
     a,b = tmp_path/'a',tmp_path/'b'
     assert Process('train', *args, '--out', a, before=lambda: at(6, signal_me())).wait() == 143
     ps = ranks('train', '--resume', '--out', a)
-    assert [o.code for o in ps] == [0, 0] and 'trained by 1 processes and goes on with 2: the numbers will differ' in ps[0].said
+    assert [o.code for o in ps] == [0, 0] and 'continuing with 2 processes after 1: results may differ' in ps[0].said
     assert len(table(a, 'log.csv')) == 4
     assert [o.code for o in ranks('train', *args, '--out', b, before=lambda rank: at(4, signal_me()))] == [143, 143]
-    assert 'trained by 2 processes and goes on with 1: the numbers will differ' in resume(b)
+    assert 'continuing with 1 processes after 2: results may differ' in resume(b)
     assert len(table(b, 'log.csv')) == 4 and abs(table(b, 'log.csv').nre.iloc[-1]-table(straight, 'log.csv').nre.iloc[-1]) < 0.02
 
 WORKER = """
@@ -368,7 +368,7 @@ def test_checkpoints_do_not_fit(straight, stopped, tmp_path, disk):
     vfs = os.statvfs(out/'checkpoints')
     room((vfs.f_blocks-vfs.f_bfree)*vfs.f_bsize+2*(out/'checkpoints/best/model.safetensors').stat().st_size) # the best fits
     said = resume(out)
-    assert [o.split('/')[-1] for o in said.splitlines()[1:]] == [f'step-{o:08d}: not saved (no space left on device); training goes on, the checkpoints before stay' for o in (8, 10, 12, 12)], said
+    assert [o.split('/')[-1] for o in said.splitlines()[1:]] == [f'step-{o:08d}: not saved (no space left on device); training continues, earlier checkpoints stay' for o in (8, 10, 12, 12)], said
     assert checkpoints(out) == [4, 6, 7] and verify_checkpoint(latest_checkpoint(out/'checkpoints'))['step'] == 7 and not list(out.glob('checkpoints/.*'))
     for o in ('log.csv','steps.csv'): pd.testing.assert_frame_equal(table(straight, o), table(out, o), check_exact=True)
     assert (out/'tokenizer/model.safetensors').read_bytes() == (straight/'tokenizer/model.safetensors').read_bytes()
@@ -441,9 +441,9 @@ def test_no_room_for_the_tokenizer(args, tmp_path):
 def resign(path, **changes):
     "A `state.json` that vouches for what is there"
     state = json.loads((path/'state.json').read_text()) | changes
-    state['sha256'] = {o.name:_sha(o) for o in path.glob('*.safetensors')}
+    state['sha256'] = {o.name:_file_sha256(o) for o in path.glob('*.safetensors')}
     state.pop('self', None)
-    (path/'state.json').write_text(json.dumps(state | dict(self=_self_sha(state))))
+    (path/'state.json').write_text(json.dumps(state | dict(self=_state_sha256(state))))
 
 def flip(path): path.write_bytes((b := path.read_bytes())[:len(b)//2]+bytes([b[len(b)//2]^1])+b[len(b)//2+1:])
 def cut(path): path.write_bytes((b := path.read_bytes())[:len(b)*2//3])

@@ -7,7 +7,7 @@ from quantizer.all import Corpus, extract_features
 from quantizer.train.checkpoint_files import step_checkpoints, verify_checkpoint
 from quantizer.train.logging import TIMINGS
 
-from quantizer.train.checkpoint_files import _self_sha, _sha
+from quantizer.train.checkpoint_files import _state_sha256, _file_sha256
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.xdist_group('resume')
@@ -89,8 +89,8 @@ def resign(path, **state):
     "Make a changed checkpoint whole again"
     s = json.loads((path/'state.json').read_text()) | state
     s.pop('self')
-    s['sha256'] = {o.name:_sha(o) for o in path.glob('*.safetensors')}
-    (path/'state.json').write_text(json.dumps(s | dict(self=_self_sha(s))))
+    s['sha256'] = {o.name:_file_sha256(o) for o in path.glob('*.safetensors')}
+    (path/'state.json').write_text(json.dumps(s | dict(self=_state_sha256(s))))
 
 def forget(path, what):
     "A checkpoint that lacks something: it is as at the start"

@@ -132,7 +132,7 @@ def test_real(tmp_path):
     block = check_model(dict(encoder=dict(name='bottleneck'), quantizer=dict(name='vq', dim=384, codebook_size=64), decoder=dict(name='bottleneck'), losses=dict(mse=1., kl=1., ce=1.), teacher=dict(topk=0)))
     set_seed(0)
     model = build_model(block, feats[mask].mean(0), feats[mask].std(0)).train()
-    model.objectives.append(TextObjective(dict(kl=1., ce=1.), model, teacher, teacher.silence(enc, wavs)))
+    model.objectives.append(TextObjective(dict(kl=1., ce=1.), model, teacher, teacher.silence_states(enc, wavs)))
     tokens = pad_batch([torch.tensor([*teacher.prompt('en'), *teacher.text_tokens(t), teacher.eot])+1 for t in c.df.text])[0]-1
     model.set_hyperparam('quantized', 0)
     out = model(feats, mask, tokens)

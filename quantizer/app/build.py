@@ -25,7 +25,6 @@ from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore, is_finished
 from ..models.autoencoder import SpeechQuantizer, add_objectives, build_model, objective_classes
 from ..core.distributed import world_size, rank
-from ..quantizers.vq import VQ
 from ..tokens.tokenizer import Tokenizer
 from ..train.checkpoint_files import load_checkpoint, step_checkpoints
 from ..train.ddp import DDPCallback
@@ -138,7 +137,7 @@ def _load_run_model(checkpoint):
     cfg = yaml.safe_load(config.read_text())
     dim = extractor_from_config(cfg).dim
     model = build_model(cfg['model'], torch.zeros(dim), torch.ones(dim))
-    for o in _vqs(model): o.resizable = cfg['train'].get('phases') is not None # it may have grown
+    for book in model.quantizer.codebooks(): book.resizable = cfg['train'].get('phases') is not None # it may have grown
     load_checkpoint(checkpoint, model)
     return model
 
@@ -152,8 +151,6 @@ def load_model(
     return _load_run_model(path) if (path/'state.json').is_file() else Tokenizer.load(path).model
 
 # %% ../../nbs/app/81_build.ipynb #fb9d628a
-def _vqs(model): return [o for o in model.quantizer.modules() if isinstance(o, VQ)]
-
 def init_model(
     model:SpeechQuantizer, # Changed in place
     path:str|Path, # As for `load_model`
@@ -161,8 +158,7 @@ def init_model(
 ):
     "Start with the weights of another run; smaller codebooks are grown"
     source,target = load_model(path),model
-    for old,new in zip(_vqs(source), _vqs(model)):
-        if old.codebook_size < new.codebook_size: old.grow(new.codebook_size)
+    source.quantizer.match_size(model.quantizer)
     if part == 'codebook': source,target = source.quantizer,target.quantizer
     try: target.load_state_dict(source.state_dict())
     except RuntimeError as e:

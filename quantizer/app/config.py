@@ -117,7 +117,7 @@ def _quantizer_losses(name):
 def _leave_out(block, names, where, name):
     "Remove keys, and warn"
     for k in names: del block[k]
-    if names: warnings.warn(f"{where}={name}: left out {', '.join(names)}, which '{name}' does not have")
+    if names: warnings.warn(f"{where}.name={name}: left out {', '.join(names)}, which '{name}' does not have")
 
 # %% ../../nbs/app/80_config.ipynb #01ecb4aa
 def replace_name(cfg, where, block, name):
@@ -191,7 +191,7 @@ def phases_fit(cfg, model, out):
     quantizer = cfg['model']['quantizer']
     names = list(dict.fromkeys([*cfg['model']['losses'], *model.hyperparams()]))
     names.remove('quantized')
-    can_grow = quantizer['name'] == 'vq' and quantizer['codebook'] == 'ema'
+    can_grow = model.quantizer.can_grow
     train['phases'] = check_phases(train['phases'], names, model.quantizer.codebook_size, can_grow)
     train['epochs'] = sum(o['epochs'] for o in train['phases'])
 

@@ -1,4 +1,4 @@
-"""K-means and random projections: codebooks that no training touches
+"""Two quantizers whose codes do not move: k-means centres, and random vectors
 
 Docs: https://quantizer-dev.github.io/quantizer/quantizers/frozen.html.md"""
 
@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from fastcore.basics import patch
 from ..core.errors import QuantizerError
-from ..core.options import checked
+from ..core.options import NonNegativeFloat, PositiveInt, checked
 from .base import QUANTIZERS
 from .vq import VQ
 
@@ -23,28 +24,31 @@ class KMeansVQ(VQ):
     "K-means centres, fitted once"
     @checked
     def __init__(self,
-        dim:int=64, # `D` of the vectors
-        codebook_size:int=1024, # `K`
-        commitment_weight:float=0., # How hard an encoder is pulled to the centres
-        kmeans_iters:int=30, # Rounds
-        kmeans_steps:int=1, # Batches that the fit is spread over, each placing its share of the centres
-        metric:Literal['euclidean','cosine']='euclidean', # What is near
+        dim:int=64, # `D`, dimension of the vectors
+        codebook_size:int=1024, # `K`, number of centres
+        commitment_weight:NonNegativeFloat=0., # Weight of the commitment loss, which pulls an encoder to the centres
+        kmeans_iters:PositiveInt=30, # Rounds of k-means
+        kmeans_steps:PositiveInt=1, # Batches over which the fit is spread, each placing its share of the centres
+        metric:Literal['euclidean','cosine']='euclidean', # Distance that decides which centre is nearest
     ):
-        if kmeans_iters < 1: raise QuantizerError(f"kmeans_iters is {kmeans_iters}: expected 1 or more")
-        super().__init__(dim, codebook_size, commitment_weight, 'frozen', kmeans_iters=kmeans_iters, kmeans_steps=kmeans_steps, metric=metric)
-    @torch.no_grad()
-    def fit(self,
-        x:Tensor, # `(N,D)` frames, of all ranks
-    )->'KMeansVQ':
-        "Place all centres by k-means on `x`"
-        if x.ndim != 2 or x.shape[1] != self.dim: raise QuantizerError(f"{self.name}: got frames of shape {tuple(x.shape)}, expected (N, {self.dim})")
-        self._require_finite(x)
-        steps,self.kmeans_steps = self.kmeans_steps,1
-        self.placed.zero_()
-        self.start(self._in(x.float()))
-        self.kmeans_steps = steps
-        if not self._started: raise QuantizerError(f"{self.name}: got no frames to fit")
-        return self
+        super().__init__(dim, codebook_size, commitment_weight, 'frozen',
+            kmeans_iters=kmeans_iters, kmeans_steps=kmeans_steps, metric=metric)
+
+# %% ../../nbs/quantizers/26_frozen.ipynb #fz000002
+@patch
+@torch.no_grad()
+def fit(self:KMeansVQ,
+    x:Tensor, # `(N,D)` frames; with several ranks, of all of them
+)->KMeansVQ:
+    "Place all centres by k-means on `x`"
+    if x.ndim != 2 or x.shape[1] != self.dim: self._refuse(f"frames of shape {tuple(x.shape)}", f"(N, {self.dim})")
+    self._require_finite(x)
+    steps,self.book.kmeans_steps = self.book.kmeans_steps,1
+    self.book.num_placed.zero_()
+    self.book.start(self._project_in(x.float()), self.next_seed)
+    self.book.kmeans_steps = steps
+    if not self.book.is_started: raise QuantizerError(f"{self.name}: got no frames to fit")
+    return self
 
 # %% ../../nbs/quantizers/26_frozen.ipynb #2cb501df
 class _FixedLinear(nn.Module):
@@ -54,15 +58,17 @@ class _FixedLinear(nn.Module):
         self.register_buffer('weight', nn.init.xavier_uniform_(torch.empty(dim_out, dim_in)))
     def forward(self, x): return F.linear(x, self.weight)
 
+# %% ../../nbs/quantizers/26_frozen.ipynb #fz000003
 @QUANTIZERS.register('random_projection')
 class RandomProjectionVQ(VQ):
     "The nearest of random codes by angle, behind a random projection"
     @checked
     def __init__(self,
-        dim:int=64, # `D` of the vectors
-        codebook_size:int=8192, # `K`
-        codebook_dim:int=16, # Dimensions that are left
-        commitment_weight:float=0., # How hard an encoder is pulled to the codes
+        dim:int=64, # `D`, dimension of the vectors
+        codebook_size:int=8192, # `K`, entries of the codebook
+        codebook_dim:PositiveInt=16, # Dimensions after the projection
+        commitment_weight:NonNegativeFloat=0., # Weight of the commitment loss, which pulls an encoder to the codes
     ):
-        super().__init__(dim, codebook_size, commitment_weight, 'frozen', kmeans_iters=0, metric='cosine', codebook_dim=codebook_dim)
+        super().__init__(dim, codebook_size, commitment_weight, 'frozen',
+            kmeans_iters=0, metric='cosine', codebook_dim=codebook_dim)
         self.inp,self.out = _FixedLinear(dim, codebook_dim),nn.Linear(codebook_dim, dim)

@@ -1,4 +1,4 @@
-"""Open a trained codebook: freeze it, load it, grow it, reset codes, ask for neighbours
+"""Freeze, load, grow, reset and inspect the entries of a codebook
 
 Docs: https://quantizer-dev.github.io/quantizer/quantizers/operations.html.md"""
 
@@ -13,98 +13,125 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, check_range
+from .base import Quantizer
 from .search import nearest
-from .vq import VQ
+from .vq import Codebook, VQ
 
 # %% ../../nbs/quantizers/28_operations.ipynb #3f1cc74a
-def _placed(vq, what):
-    if int(vq.placed) < vq.codebook_size: raise QuantizerError(f"{vq.name}: its codebook has not been started, there is nothing to {what}: train a step, or load a codebook")
-
-def _vectors(vq, vectors, n):
-    "`vectors` as `n` codes, refused if they cannot be"
-    vectors,want = torch.as_tensor(vectors, dtype=torch.float32, device=vq.codebook.device),(n, vq.codebook_dim)
-    if tuple(vectors.shape) != want: raise QuantizerError(f"{vq.name}: got codes of shape {tuple(vectors.shape)}, expected {want}")
-    if not torch.isfinite(vectors).all(): raise QuantizerError(f"{vq.name}: the codes to load hold NaN or infinite values")
-    return F.normalize(vectors, dim=1) if vq.metric == 'cosine' else vectors
+def _require_started(vq, operation):
+    if int(vq.book.num_placed) == vq.codebook_size: return
+    raise QuantizerError(f"{vq.name}: its codebook has not been started, there is nothing to {operation}: "
+        "train a step, or load a codebook")
 
 @patch
 def freeze(self:VQ)->VQ:
-    "Codes stop learning and are not revived; the encoder still gets its gradient. Freeze again after loading a state: it is a setting, not state"
-    _placed(self, 'freeze')
-    self.codebook_update,self._started = 'frozen',True
+    "Stop learning and revival. This is a setting, not state: freeze again after loading a state"
+    _require_started(self, 'freeze')
+    self.book.update_rule,self.book.is_started = 'frozen',True
     self.codebook.requires_grad_(False)
     return self
 
+# %% ../../nbs/quantizers/28_operations.ipynb #op000001
+def _as_entries(vq, vectors, n):
+    "`vectors` as `n` entries of a codebook; raises `QuantizerError` if they cannot be"
+    vectors = torch.as_tensor(vectors, dtype=torch.float32, device=vq.codebook.device)
+    expected = (n, vq.codebook_dim)
+    if tuple(vectors.shape) != expected: vq._refuse(f"codes of shape {tuple(vectors.shape)}", expected)
+    if not torch.isfinite(vectors).all(): vq._refuse("codes with NaN or infinite values", "finite ones")
+    return F.normalize(vectors, dim=1) if vq.book.metric == 'cosine' else vectors
+
 # %% ../../nbs/quantizers/28_operations.ipynb #be6fdf52
 @patch
+@torch.no_grad()
 def load_codebook(self:VQ,
     vectors:Tensor, # `(K,codebook_dim)`
 )->VQ:
-    "Take these vectors as codes, all as equally used; k-means will not move them"
-    vectors = _vectors(self, vectors, self.codebook_size)
-    with torch.no_grad():
-        self.codebook.copy_(vectors)
-        self.placed.fill_(self.codebook_size)
-        self.reset_statistics(0) # unknown, until the next batch says how many frames there are
-    if self.codebook_update != 'frozen': self._started = False
+    "Take these vectors as entries; k-means will not move them"
+    self.book.set_vectors(slice(None), _as_entries(self, vectors, self.codebook_size), 0)
+    self.book.num_placed.fill_(self.codebook_size)
+    if self.book.update_rule != 'frozen': self.book.is_started = False
     return self
+
+# %% ../../nbs/quantizers/28_operations.ipynb #op000002
+@patch
+def add_twins(self:Codebook, size, noise, generator):
+    "Grow to `size` vectors: copies of the old ones in turn, plus noise"
+    twin_of = torch.arange(size, device=self.vectors.device) % self.size
+    spread = self.vectors.std(0, unbiased=False).clamp(min=1e-3)
+    shake = noise*spread*torch.randn(size-self.size, len(spread), generator=generator).to(spread)
+    vectors = torch.cat([self.vectors, self.vectors[twin_of[self.size:]] + shake])
+    if self.metric == 'cosine': vectors = F.normalize(vectors, dim=1)
+    if int(self.num_placed) == self.size: self.num_placed.fill_(size)
+    self.cluster_size = (self.cluster_size/torch.bincount(twin_of))[twin_of]
+    if hasattr(self, 'embed_sum'): self.embed_sum = vectors*self.cluster_size[:,None]
+    is_parameter = isinstance(self.vectors, nn.Parameter)
+    self.vectors = nn.Parameter(vectors, self.vectors.requires_grad) if is_parameter else vectors
 
 # %% ../../nbs/quantizers/28_operations.ipynb #cdc5cae0
 @patch
+@torch.no_grad()
 def grow(self:VQ,
     codebook_size:int, # New `K`, larger than the old one
-    noise:float=0.01, # Standard deviation of the shake, as a share of the codes' own
+    noise:float=0.01, # Standard deviation of the noise, as a share of the codes' own
 )->VQ:
     "Add codes near the old ones, in turn"
-    K = self.codebook_size
-    if not isinstance(codebook_size, int): raise QuantizerError(f"codebook_size is {codebook_size!r}: expected a whole number")
-    check_range(K+1, 2**31, codebook_size=codebook_size)
+    if not isinstance(codebook_size, int): self._refuse(f"codebook_size {codebook_size!r}", "a whole number")
+    check_range(self.codebook_size+1, 2**31, codebook_size=codebook_size)
     check_range(0, 1e6, noise=noise)
-    with torch.no_grad():
-        of = torch.arange(codebook_size, device=self.codebook.device) % K # whose twin
-        g = torch.Generator().manual_seed(self.next_seed())
-        shake = noise*self.codebook.std(0, unbiased=False).clamp(min=1e-3)*torch.randn(codebook_size-K, self.codebook_dim, generator=g).to(self.codebook)
-        new = torch.cat([self.codebook, self.codebook[of[K:]] + shake])
-        if self.metric == 'cosine': new = F.normalize(new, dim=1)
-        self.counts = (self.counts/torch.bincount(of))[of]
-        if hasattr(self, 'sums'): self.sums = new*self.counts[:,None]
-        if isinstance(self.codebook, nn.Parameter): self.codebook = nn.Parameter(new, self.codebook.requires_grad)
-        else: self.codebook = new
-        if int(self.placed) >= K: self.placed.fill_(codebook_size)
-    self._sizes = [codebook_size]*self.num_codebooks
+    self.book.add_twins(codebook_size, noise, torch.Generator().manual_seed(self.next_seed()))
     return self
+
+# %% ../../nbs/quantizers/28_operations.ipynb #op000006
+@patch
+def codebooks(self:Quantizer)->list: # Of `Codebook`
+    "All codebooks inside, in order"
+    return [m for m in self.modules() if isinstance(m, Codebook)]
+
+@patch(as_prop=True)
+def can_grow(self:Quantizer)->bool:
+    "Are there codebooks, and do all of them learn by moving average?"
+    return {c.update_rule for c in self.codebooks()} == {'ema'}
+
+# %% ../../nbs/quantizers/28_operations.ipynb #op000007
+@patch
+def match_size(self:Quantizer,
+    other:Quantizer|int, # A quantizer of the same kind, or a codebook size
+):
+    "Grow each codebook that is smaller"
+    own = [m for m in self.modules() if isinstance(m, VQ)]
+    sizes = [other]*len(own) if isinstance(other, int) else [c.size for c in other.codebooks()]
+    for vq,size in zip(own, sizes):
+        if vq.codebook_size < size: vq.grow(size)
 
 # %% ../../nbs/quantizers/28_operations.ipynb #243ddcc2
 @patch
+@torch.no_grad()
 def reset_codes(self:VQ,
     codes:Tensor, # `(n,)` numbers of the codes
-    vectors:Tensor, # `(n,codebook_dim)` where to put them
+    vectors:Tensor, # `(n,codebook_dim)` their new vectors
 )->VQ:
-    "Put some codes elsewhere, with the mean usage of all"
-    _placed(self, 'reset')
+    "Move some codes, and give them the mean usage of all"
+    _require_started(self, 'reset')
     codes = torch.as_tensor(codes, device=self.codebook.device)
-    if codes.ndim != 1 or codes.is_floating_point() or codes.dtype == torch.bool: raise QuantizerError(f"{self.name}: got codes of shape {tuple(codes.shape)} and {codes.dtype}, expected a row of whole numbers")
-    vectors = _vectors(self, vectors, len(codes))
-    if len(codes) and not 0 <= codes.min() <= codes.max() < self.codebook_size: raise QuantizerError(f"{self.name}: got a code outside of 0 to {self.codebook_size-1}")
-    with torch.no_grad():
-        mean = self.counts.mean()
-        self.codebook[codes] = vectors
-        self.counts[codes] = mean
-        if hasattr(self, 'sums'): self.sums[codes] = vectors*mean
+    if codes.ndim != 1 or codes.dtype not in (torch.int64, torch.int32):
+        self._refuse(f"codes of shape {tuple(codes.shape)} and {codes.dtype}", "a row of whole numbers")
+    vectors = _as_entries(self, vectors, len(codes))
+    if ((codes < 0) | (codes >= self.codebook_size)).any(): self._refuse("a code outside its codebook", f"0 to {self.codebook_size-1}")
+    self.book.set_vectors(codes, vectors, self.book.cluster_size.mean())
     return self
 
 # %% ../../nbs/quantizers/28_operations.ipynb #770afaae
 @patch
+@torch.no_grad()
 def neighbours(self:VQ,
-    n:int=5, # How many
+    n:int=5, # Number of neighbours
 )->tuple[Tensor,Tensor]: # `(K,n)` codes, nearest first, and `(K,n)` their distances
     "For each code the codes that are nearest to it"
-    if not isinstance(n, int): raise QuantizerError(f"n is {n!r}: expected a whole number")
+    if not isinstance(n, int): self._refuse(f"n {n!r}", "a whole number")
     check_range(1, self.codebook_size-1, n=n)
-    with torch.no_grad():
-        v = self.vectors
-        near = nearest(v, v, self.metric, n+1)
-        own = near == torch.arange(len(v), device=v.device)[:,None]
-        own[~own.any(1),-1] = True # a code that has n equals before it
-        near = near[~own].view(-1, n)
-        return near, (v[:,None]-v[near]).norm(dim=2)
+    v = self.book.entries()
+    near = nearest(v, v, self.book.metric, n+1)
+    is_self = near == torch.arange(len(v), device=v.device)[:,None]
+    is_self[~is_self.any(1),-1] = True # a code with n equal ones before it is not among its own nearest
+    near = near[~is_self].view(-1, n)
+    return near, (v[:,None]-v[near]).norm(dim=2)

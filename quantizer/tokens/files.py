@@ -1,4 +1,4 @@
-"""Write and read tokens with the fingerprint of their tokenizer; whole folders to tokens, and tokens back to features and sound
+"""Files of tokens with the fingerprint of their tokenizer; folders to tokens, and tokens back to sound
 
 Docs: https://quantizer-dev.github.io/quantizer/tokens/files.html.md"""
 
@@ -9,74 +9,95 @@ __all__ = ['save_tokens', 'load_tokens', 'encode_paths', 'decode_file']
 
 # %% ../../nbs/tokens/37_files.ipynb #d7a0e1fd
 import re
+from functools import partial
 from pathlib import Path
 import soundfile as sf, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from ..core.errors import QuantizerError, name_file, escape_path
 from ..core.files import atomic_path
+from ..data.audio import load_audio
 from .tokenizer import Tokenizer
 
 # %% ../../nbs/tokens/37_files.ipynb #6095d46c
 def save_tokens(
     path:str|Path, # File to write, `.safetensors`
     codes:dict, # Name of a recording -> `(T',Q)` codes
-    tokenizer:Tokenizer, # That made them
+    tokenizer:Tokenizer, # The tokenizer that made them
 ):
     "Write tokens with the fingerprint of their tokenizer"
-    kind = torch.int16 if tokenizer.codebook_size <= 2**15 else torch.int32
-    about = dict(fingerprint=tokenizer.fingerprint, token_rate=str(tokenizer.token_rate), codebook_size=str(tokenizer.codebook_size))
-    with atomic_path(path) as tmp: tmp.write_bytes(save({k:v.to(kind).contiguous() for k,v in codes.items()}, metadata=about))
+    dtype = torch.int16 if tokenizer.codebook_size <= 2**15 else torch.int32
+    header = {k:str(getattr(tokenizer, k)) for k in ('fingerprint','token_rate','codebook_size')}
+    tensors = {name:tensor.to(dtype).contiguous() for name,tensor in codes.items()}
+    with atomic_path(path) as tmp: tmp.write_bytes(save(tensors, metadata=header))
 
+# %% ../../nbs/tokens/37_files.ipynb #faddf8a6
 def load_tokens(
     path:str|Path, # File that `save_tokens` wrote
-    tokenizer:Tokenizer|None=None, # Must be the one that made them, if given
+    tokenizer:Tokenizer|None=None, # If given, the tokens must be its own
 )->dict: # Name -> `(T',Q)` int64 codes
     "Read tokens; raises `QuantizerError` for a damaged file, or tokens of another tokenizer"
     if not Path(path).is_file(): raise QuantizerError(f"{path}: no such file")
     try:
-        with safe_open(path, 'pt') as f: about,res = f.metadata() or {},{k:f.get_tensor(k).long() for k in f.keys()}
-    except (SafetensorError, OSError) as e: raise QuantizerError(f"{path}: not a token file ({str(e).splitlines()[0]})") from None
-    made = about.get('fingerprint')
-    if made is None: raise QuantizerError(f"{path}: not a token file (no tokenizer has signed it)")
-    if tokenizer is not None and made != tokenizer.fingerprint: raise QuantizerError(f"{path}: was made by tokenizer {made}, this one is {tokenizer.fingerprint}")
-    return res
+        with safe_open(path, 'pt') as f:
+            made_by = (f.metadata() or {}).get('fingerprint')
+            codes = {name:f.get_tensor(name).long() for name in f.keys()}
+    except (SafetensorError, OSError) as e:
+        raise QuantizerError(f"{path}: not a token file ({str(e).splitlines()[0]})") from None
+    if made_by is None: raise QuantizerError(f"{path}: not a token file (its header names no tokenizer)")
+    if tokenizer is not None and made_by != tokenizer.fingerprint:
+        raise QuantizerError(f"{path}: was made by tokenizer {made_by}, this one is {tokenizer.fingerprint}")
+    return codes
 
 # %% ../../nbs/tokens/37_files.ipynb #b0db845b
-def encode_paths(
-    tokenizer:Tokenizer,
-    paths:list, # Audio files, folders, manifests, or `sample`
-)->tuple[dict,dict]: # Name -> codes `(T',Q)`, and name -> why it was skipped
-    "Tokens of everything that `paths` lead to; raises `QuantizerError` if nothing can be used"
+def _recordings(path, sample_rate):
+    "`(name, file, function that reads it)` of each recording at `path`, and recordings to skip: name -> reason"
     from quantizer.data.corpus import Corpus, MANIFESTS, join_path
     from quantizer.data.sources import LHOTSE
+    is_sample = path == 'sample'
+    is_table = str(path).lower().endswith((*MANIFESTS, *LHOTSE, '.tar'))
+    if not (is_sample or is_table or Path(path).is_dir()):
+        return [(str(path), path, partial(load_audio, path, sample_rate))],{}
+    c = Corpus.load(path)
+    names = [c.id(i) if is_sample else escape_path(join_path(c.root, c.id(i))) for i in range(len(c))]
+    return [(name, c.file(i), partial(c.audio, i, sample_rate)) for i,name in enumerate(names)],c.problems
+
+# %% ../../nbs/tokens/37_files.ipynb #0cf5f858
+def encode_paths(
+    tokenizer:Tokenizer, # The tokenizer to use
+    paths:list, # Audio files, folders, manifests, or `sample`
+)->tuple[dict,dict]: # Name -> codes `(T',Q)`, and name -> why it was skipped
+    "Tokens of all recordings at `paths`; raises `QuantizerError` if none can be used"
     codes,problems = {},{}
-    def _add(name, audio, path):
-        try: codes[name] = tokenizer.encode(audio(), tokenizer.sample_rate)
-        except QuantizerError as e: problems[name] = name_file(e, path)
-    def _is_corpus(p): return p == 'sample' or Path(p).is_dir() or str(p).lower().endswith((*MANIFESTS, *LHOTSE, '.tar'))
-    for p,c in [(p, Corpus.load(p) if _is_corpus(p) else None) for p in paths]: # all are loaded first: what is missing is told before the work
-        if c is not None:
-            problems |= c.problems
-            for i in range(len(c)): _add(c.id(i) if p == 'sample' else escape_path(join_path(c.root, c.id(i))), lambda: c.audio(i, tokenizer.sample_rate), c.file(i))
-        else: _add(str(p), lambda: tokenizer.waveform(p), p)
-    if not codes: raise QuantizerError(next(iter(problems.values())) if len(problems) == 1 else f"none of {len(problems)} recordings can be used; the first: {next(iter(problems.values()))}")
-    return codes,problems
+    for recordings,skipped in [_recordings(path, tokenizer.sample_rate) for path in paths]:
+        problems |= skipped
+        for name,file,read in recordings:
+            try: codes[name] = tokenizer.encode(read(), tokenizer.sample_rate)
+            except QuantizerError as e: problems[name] = name_file(e, file)
+    if codes: return codes,problems
+    first = next(iter(problems.values()))
+    if len(problems) > 1: first = f"none of {len(problems)} recordings can be used; the first: {first}"
+    raise QuantizerError(first)
+
+# %% ../../nbs/tokens/37_files.ipynb #70c0c7b8
+def _write_sounds(tokenizer, feats, folder):
+    for i,(name,x) in enumerate(feats.items()):
+        stem = re.sub(r'\.\w+$', '', name)
+        stem = re.sub(r'[^\w.-]+', '_', stem)[-80:].strip('._') or 'recording'
+        if (folder/f'{stem}.wav').exists(): stem += f'-{i}'
+        sf.write(folder/f'{stem}.wav', tokenizer.to_audio(x).numpy(), tokenizer.sample_rate)
 
 # %% ../../nbs/tokens/37_files.ipynb #6226f6b0
 def decode_file(
-    tokenizer:Tokenizer, # That made the tokens
+    tokenizer:Tokenizer, # The tokenizer that made the tokens
     tokens:str|Path, # Token file
-    out:str|Path, # Folder to make
+    out:str|Path, # New folder
 )->list[str]: # Names of the recordings
-    "Tokens back to `features.safetensors`, and to a sound for each recording where the features have one"
+    "Decode tokens to `features.safetensors`, and to sounds if the features have one"
     if Path(out).exists(): raise QuantizerError(f"{out}: exists already; name another folder")
-    feats = {k:tokenizer.decode(v) for k,v in load_tokens(tokens, tokenizer).items()}
+    feats = {name:tokenizer.decode(codes).contiguous() for name,codes in load_tokens(tokens, tokenizer).items()}
     with atomic_path(out) as tmp:
         tmp.mkdir()
-        (tmp/'features.safetensors').write_bytes(save({k:v.contiguous() for k,v in feats.items()}, metadata=dict(fingerprint=tokenizer.fingerprint)))
-        for i,(k,v) in enumerate(feats.items() if tokenizer.has_audio else ()):
-            name = re.sub(r'[^\w.-]+', '_', re.sub(r'\.\w+$', '', k))[-80:].strip('._') or 'recording'
-            if (tmp/f'{name}.wav').exists(): name += f'-{i}'
-            sf.write(tmp/f'{name}.wav', tokenizer.to_audio(v).numpy(), tokenizer.sample_rate)
+        (tmp/'features.safetensors').write_bytes(save(feats, metadata=dict(fingerprint=tokenizer.fingerprint)))
+        if tokenizer.has_audio: _write_sounds(tokenizer, feats, tmp)
     return list(feats)

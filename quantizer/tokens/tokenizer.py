@@ -1,4 +1,4 @@
-"""The finished artefact: recordings to tokens and back, in a folder of two files
+"""`Tokenizer` encodes and decodes, and is saved as a folder of two files
 
 Docs: https://quantizer-dev.github.io/quantizer/tokens/tokenizer.html.md"""
 
@@ -11,16 +11,16 @@ __all__ = ['Tokenizer']
 import json
 from pathlib import Path
 import torch
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torchaudio.functional import resample
-from ..core.errors import QuantizerError
+from ..core.errors import QuantizerError, name_file
 from ..core.files import atomic_path
-from ..core.tensors import fingerprint, pad_batch
+from ..core.tensors import fingerprint as hash_parts, pad_batch
 from ..data.audio import load_audio
-from ..data.features import FEATURES, FeatureExtractor
+from ..data.features import FEATURES
 from ..models.autoencoder import SpeechQuantizer, build_model
 from ..quantizers.base import NO_CODE
 
@@ -29,141 +29,164 @@ class Tokenizer:
     "Recordings to tokens and back"
     def __init__(self,
         config:dict, # `features` and `model`: complete blocks
-        model:SpeechQuantizer,
+        model:SpeechQuantizer, # The trained model
     ):
         self.config = {k:config[k] for k in ('features','model')}
-        f = self.config['features']
-        self.extractor = FEATURES[f['name']](**{k:v for k,v in f.items() if k != 'name'}).eval()
+        options = dict(self.config['features'])
+        self.extractor = FEATURES[options.pop('name')](**options).eval()
         self.model = model.eval()
-    @property
-    def fingerprint(self)->str:
-        "Hash of settings and weights"
-        return fingerprint(self.config, *[v for _,v in sorted(self.model.state_dict().items())])
-    @property
-    def sample_rate(self)->int:
-        "Of the audio that `encode` works on; other rates are resampled"
-        return self.extractor.sample_rate
-    @property
-    def token_rate(self)->float:
-        "Tokens per second, of each codebook"
-        return self.extractor.frame_rate/self.model.downsample
-    @property
-    def codebook_size(self)->int:
-        "Entries of the largest codebook"
-        return self.model.quantizer.codebook_size
-    @property
-    def num_codebooks(self)->int:
-        "Codes in a token"
-        return self.model.quantizer.num_codebooks
-    @property
-    def device(self): return self.model.mean.device
-    def to(self, device)->'Tokenizer':
-        "Move to a device"
-        self.extractor.to(device); self.model.to(device)
-        return self
+        self.sample_rate = self.extractor.sample_rate # Hz; audio at other rates is resampled
+        self.token_rate = self.extractor.frame_rate/model.downsample # tokens per second of each codebook
+        self.codebook_size = model.quantizer.codebook_size # `K` of the largest codebook
+        self.num_codebooks = model.quantizer.num_codebooks # `Q`, codes in a token
+
     def __repr__(self):
-        return f"Tokenizer({self.config['features']['name']} + {self.config['model']['quantizer']['name']}: {self.num_codebooks} x {self.codebook_size:,} codes at {self.token_rate:g} Hz, {self.fingerprint})"
+        features,quantizer = self.config['features']['name'],self.config['model']['quantizer']['name']
+        size = f'{self.num_codebooks} x {self.codebook_size:,} codes at {self.token_rate:g} Hz'
+        return f'Tokenizer({features} + {quantizer}: {size}, {self.fingerprint})'
+
+# %% ../../nbs/tokens/36_tokenizer.ipynb #89160962
+@patch(as_prop=True)
+def fingerprint(self:Tokenizer)->str:
+    "Hash of settings and weights"
+    weights = sorted(self.model.state_dict().items())
+    return hash_parts(self.config, *[tensor for _,tensor in weights])
+
+@patch(as_prop=True)
+def device(self:Tokenizer): return self.model.mean.device
+
+@patch
+def to(self:Tokenizer, device)->Tokenizer:
+    "Move extractor and model to a device"
+    self.extractor.to(device)
+    self.model.to(device)
+    return self
 
 # %% ../../nbs/tokens/36_tokenizer.ipynb #2ffbe3e6
 @patch
 def waveform(self:Tokenizer,
-    audio, # A path, or a waveform `(S,)`
-    sr:int|None=None, # Sample rate of a waveform
+    audio, # A path, or a waveform `(S,)` of floats
+    sr:int|None=None, # Sample rate of a waveform, in Hz
 )->Tensor: # `(S,)` at `sample_rate`
-    "Audio as the tokenizer wants it"
+    "Load or resample audio to `sample_rate`; raises `QuantizerError` for anything else than mono floats"
     if isinstance(audio, (str,Path)): return load_audio(audio, self.sample_rate)
     if sr is None: raise QuantizerError("the sample rate of a waveform must be given: encode(wav, sr)")
     wav = torch.as_tensor(audio)
-    if not wav.is_floating_point(): raise QuantizerError(f"got a waveform of {wav.dtype}: expected floats between -1 and 1 (divide 16-bit samples by 32768)")
-    wav = wav.float().cpu()
-    if wav.ndim != 1: raise QuantizerError(f"got a waveform of shape {tuple(wav.shape)}, expected (S,): mix channels down, and give several recordings as a list")
+    if not wav.is_floating_point():
+        raise QuantizerError(f"got a waveform of {wav.dtype}: expected floats between -1 and 1 "
+            "(divide 16-bit samples by 32768)")
+    if wav.ndim != 1:
+        raise QuantizerError(f"got a waveform of shape {tuple(wav.shape)}, expected (S,): "
+            "mix channels down, and give several recordings as a list")
     if not torch.isfinite(wav).all(): raise QuantizerError("the waveform holds NaN or infinite samples")
+    wav = wav.float().cpu()
     return wav if sr == self.sample_rate else resample(wav, sr, self.sample_rate)
+
+# %% ../../nbs/tokens/36_tokenizer.ipynb #a36416b7
+@patch
+def _frames(self:Tokenizer, audio, sr):
+    "Features `(T,D)` of one recording"
+    wav = self.waveform(audio, sr)
+    parts = []
+    try:
+        for lo,hi,drop,keep in self.extractor.windows(len(wav)):
+            feats,_ = self.extractor(wav[None,lo:hi].to(self.device))
+            parts.append(feats[0,drop:drop+keep])
+    except QuantizerError as e:
+        if isinstance(audio, (str,Path)): raise QuantizerError(name_file(e, audio)) from None
+        raise
+    return torch.cat(parts)
+
+@patch
+def _batch(self:Tokenizer, frames): return tuple(o.to(self.device) for o in pad_batch(frames))
 
 @patch
 def features(self:Tokenizer,
     audio, # A path, a waveform `(S,)`, or a list of these
-    sr:int|None=None, # Sample rate of waveforms
+    sr:int|None=None, # Sample rate of waveforms, in Hz
 )->tuple[Tensor,Tensor]: # `(B,T,D)` and the mask `(B,T)`
-    "The features that are encoded"
-    wavs = [self.waveform(o, sr) for o in (audio if isinstance(audio, list) else [audio])]
-    try:
-        if len(wavs) > 1:
-            batch,mask = pad_batch(wavs)
-            return self.extractor(batch.to(self.device), mask.sum(1).to(self.device))
-        parts = [self.extractor(wavs[0][None,lo:hi].to(self.device))[0][:,drop:drop+keep] for lo,hi,drop,keep in self.extractor.windows(len(wavs[0]))]
-        feats = torch.cat(parts, 1)
-        return feats,torch.ones(feats.shape[:2], dtype=torch.bool, device=feats.device)
-    except QuantizerError as e: raise QuantizerError(f"{audio}: {e}" if isinstance(audio, (str,Path)) else str(e)) from None
+    "The features that `encode` passes to the model"
+    recordings = audio if isinstance(audio, list) else [audio]
+    return self._batch([self._frames(o, sr) for o in recordings])
 
+# %% ../../nbs/tokens/36_tokenizer.ipynb #a987fa91
 @patch
 def encode(self:Tokenizer,
     audio, # A path, a waveform `(S,)`, or a list of these
-    sr:int|None=None, # Sample rate of waveforms
-    batch_size:int=16, # Recordings to do together
+    sr:int|None=None, # Sample rate of waveforms, in Hz
+    batch_size:int=16, # Recordings in a batch
 )->Tensor: # `(T',Q)` int64 codes, or a list of these
     "Recordings to tokens"
     if not isinstance(audio, list): return self.model.encode(*self.features(audio, sr))[0].cpu()
-    feats = [self.features(o, sr)[0][0] for o in audio]
-    res,order = [None]*len(feats),sorted(range(len(feats)), key=lambda i: len(feats[i]))
-    for b in range(0, len(order), batch_size):
-        part = order[b:b+batch_size]
-        for i,codes in zip(part, self.model.encode(*(o.to(self.device) for o in pad_batch([feats[i] for i in part])))): res[i] = codes[codes[:,0] != NO_CODE].cpu()
+    frames = [self._frames(o, sr) for o in audio]
+    by_length = sorted(range(len(frames)), key=lambda i: len(frames[i]))
+    res = [None]*len(frames)
+    for items in chunked(by_length, batch_size):
+        batch_codes = self.model.encode(*self._batch([frames[i] for i in items])).cpu()
+        for i,codes in zip(items, batch_codes): res[i] = codes[codes[:,0] != NO_CODE]
     return res
 
 # %% ../../nbs/tokens/36_tokenizer.ipynb #22c9cc0a
 @patch
 def decode(self:Tokenizer,
     codes, # `(T',Q)` codes, or a list of these
-)->Tensor: # `(T,D)` features, `downsample` frames for each token; or a list of these
-    "Tokens to features"
-    many = codes if isinstance(codes, list) else [codes]
-    for o in many:
-        if o.ndim != 2 or o.shape[1] != self.num_codebooks: raise QuantizerError(f"got codes of shape {tuple(o.shape)}, expected (T, {self.num_codebooks})")
-    res = [self.model.decode(o[None].to(self.device))[0].cpu() if len(o) else torch.zeros(0, self.extractor.dim) for o in many]
-    return res if isinstance(codes, list) else res[0]
+)->Tensor: # `(T,D)` features, or a list of these
+    "Tokens to features; raises `QuantizerError` for codes of another shape"
+    if isinstance(codes, list): return [self.decode(o) for o in codes]
+    if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
+        raise QuantizerError(f"got codes of shape {tuple(codes.shape)}, expected (T, {self.num_codebooks})")
+    if not len(codes): return torch.zeros(0, self.extractor.dim)
+    return self.model.decode(codes[None].to(self.device))[0].cpu()
 
+# %% ../../nbs/tokens/36_tokenizer.ipynb #728a131c
 @patch
 def to_audio(self:Tokenizer,
     feats:Tensor, # `(T,D)` features
 )->Tensor: # `(S,)` at `sample_rate`
-    "A preview of log-mel features as sound, by Griffin-Lim; raises `QuantizerError` for other features"
+    "A preview of features as sound; raises `QuantizerError` for features without sound"
     return self.extractor.to_audio(feats)
 
 @patch(as_prop=True)
 def has_audio(self:Tokenizer)->bool:
-    "Can `to_audio` do it?"
+    "Can `to_audio` turn these features into sound?"
     return self.extractor.has_audio
 
 # %% ../../nbs/tokens/36_tokenizer.ipynb #12ad254a
 @patch
 def save(self:Tokenizer,
-    path:str|Path, # Folder to make
+    path:str|Path, # New folder
 ):
-    "Write the tokenizer into a new folder"
+    "Write the tokenizer into a new folder; raises `QuantizerError` if it exists"
     if Path(path).exists(): raise QuantizerError(f"{path}: exists already")
+    weights = {name:tensor.detach().cpu().contiguous() for name,tensor in self.model.state_dict().items()}
+    rates = {k:getattr(self, k) for k in ('sample_rate','token_rate','codebook_size','num_codebooks','fingerprint')}
     with atomic_path(path) as tmp:
         tmp.mkdir()
-        about = dict(format=1, **self.config, sample_rate=self.sample_rate, token_rate=self.token_rate, codebook_size=self.codebook_size,
-            num_codebooks=self.num_codebooks, fingerprint=self.fingerprint)
-        (tmp/'config.json').write_text(json.dumps(about, indent=1))
-        (tmp/'model.safetensors').write_bytes(save({k:v.detach().cpu().contiguous() for k,v in self.model.state_dict().items()}))
+        (tmp/'config.json').write_text(json.dumps(dict(format=1, **self.config, **rates), indent=1))
+        (tmp/'model.safetensors').write_bytes(save(weights))
+
+# %% ../../nbs/tokens/36_tokenizer.ipynb #86ccd3be
+def _read_tokenizer(cls, path):
+    "The tokenizer in a folder, and the fingerprint that it should have"
+    config = json.loads((path/'config.json').read_text())
+    weights = load_file(path/'model.safetensors')
+    if config['format'] != 1:
+        raise QuantizerError(f"{path}: a tokenizer of format {config['format']}; this version reads format 1")
+    model = build_model(config['model'], weights['mean'], weights['std'])
+    model.load_state_dict(weights)
+    return cls(config, model),config['fingerprint']
 
 @patch(cls_method=True)
 def load(cls:Tokenizer,
-    path:str|Path, # Folder that `save` made
+    path:str|Path, # Folder that `save` wrote, or the folder of a run
 )->Tokenizer:
     "Read a tokenizer; raises `QuantizerError` if anything in the folder is missing or damaged"
     path = Path(path)
-    if (path/'tokenizer'/'config.json').is_file(): path = path/'tokenizer' # the folder of a run
+    if (path/'tokenizer'/'config.json').is_file(): path = path/'tokenizer'
     if not (path/'config.json').is_file(): raise QuantizerError(f"{path}: not a tokenizer (it has no config.json)")
-    try:
-        about,weights = json.loads((path/'config.json').read_text()),load_file(path/'model.safetensors')
-        if about['format'] != 1: raise QuantizerError(f"{path}: a tokenizer of format {about['format']}; this version reads format 1")
-        model = build_model(about['model'], weights['mean'], weights['std'])
-        model.load_state_dict(weights)
-        self,made = cls(about, model),about['fingerprint']
+    try: tokenizer,expected = _read_tokenizer(cls, path)
     except QuantizerError: raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e: raise QuantizerError(f"{path}: damaged tokenizer ({str(e).splitlines()[0]})") from None
-    if self.fingerprint != made: raise QuantizerError(f"{path}: damaged tokenizer (its fingerprint is {self.fingerprint}, {made} expected)")
-    return self
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+        raise QuantizerError(f"{path}: damaged tokenizer ({str(e).splitlines()[0]})") from None
+    if tokenizer.fingerprint == expected: return tokenizer
+    raise QuantizerError(f"{path}: damaged tokenizer (its fingerprint is {tokenizer.fingerprint}, {expected} expected)")

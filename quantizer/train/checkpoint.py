@@ -1,4 +1,4 @@
-"""A training that is stopped anywhere and goes on to the same bits
+"""Save the whole state of a training run, and continue from it as if it had never stopped
 
 Docs: https://quantizer-dev.github.io/quantizer/train/checkpoint.html.md"""
 
@@ -9,162 +9,284 @@ __all__ = ['get_rng', 'set_rng', 'all_rngs', 'Checkpoint']
 
 # %% ../../nbs/train/60_checkpoint.ipynb #b6d997d8
 import math, random, shutil, time
+from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from fastai.torch_core import get_model
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from safetensors import SafetensorError
-from ..core.errors import check_range
 from ..core.distributed import AsyncFlags, broadcast_numbers, all_gather_bytes, world_size, rank
+from ..core.options import PositiveFloat, PositiveInt, checked
+from ..evaluate.metrics import lower_is_better
 from .callback import Callback, in_fit
-from .checkpoint_files import latest_checkpoint, load_checkpoint, save_checkpoint, step_checkpoints, sweep_checkpoints
+from .checkpoint_files import (checkpoint_step, latest_checkpoint, load_checkpoint, save_checkpoint,
+    step_checkpoints, sweep_checkpoints)
 from .schedule import to_minimise
-from .stopping import EarlyStop, Interrupted, StopSignals
+from .stopping import Interrupted, StopSignals
 
 # %% ../../nbs/train/60_checkpoint.ipynb #8638d601
 def get_rng()->dict: # Name -> tensor
-    "The state of every random generator of this process"
-    (_,words,gauss),(_,keys,pos,has,cached) = random.getstate(),np.random.get_state()
-    res = dict(python=torch.tensor(words), python_gauss=torch.tensor(math.nan if gauss is None else gauss, dtype=torch.float64),
-        numpy=torch.from_numpy(keys.astype(np.int64)), numpy_pos=torch.tensor([pos, has]), numpy_gauss=torch.tensor(cached, dtype=torch.float64), torch=torch.get_rng_state())
-    return res | (dict(cuda=torch.cuda.get_rng_state()) if torch.cuda.is_available() else {})
+    "States of all random generators of this process"
+    _,words,gauss = random.getstate()
+    _,keys,position,has_gauss,cached_gauss = np.random.get_state()
+    state = dict(
+        python=torch.tensor(words),
+        python_gauss=torch.tensor(math.nan if gauss is None else gauss, dtype=torch.float64),
+        numpy=torch.from_numpy(keys.astype(np.int64)),
+        numpy_pos=torch.tensor([position, has_gauss]),
+        numpy_gauss=torch.tensor(cached_gauss, dtype=torch.float64),
+        torch=torch.get_rng_state())
+    if torch.cuda.is_available(): state['cuda'] = torch.cuda.get_rng_state()
+    return state
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10001
 def set_rng(
-    state:dict, # As `get_rng` gave it
+    state:dict, # From `get_rng`
 ):
-    "Put every generator back; one that the state lacks stays"
+    "Restore all random generators; without a CUDA state that generator is unchanged"
     gauss = float(state['python_gauss'])
     random.setstate((3, tuple(state['python'].tolist()), None if math.isnan(gauss) else gauss))
-    np.random.set_state(('MT19937', state['numpy'].numpy().astype(np.uint32), *state['numpy_pos'].tolist(), float(state['numpy_gauss'])))
+    keys = state['numpy'].numpy().astype(np.uint32)
+    np.random.set_state(('MT19937', keys, *state['numpy_pos'].tolist(), float(state['numpy_gauss'])))
     torch.set_rng_state(state['torch'])
     if 'cuda' in state and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10003
 def all_rngs()->dict: # `"rank.name"` -> tensor
-    "The generators of all processes, on each of them"
+    "Generator states of all processes, on every process"
     mine = get_rng()
-    flat = torch.cat([o.reshape(-1).view(torch.uint8) for o in mine.values()])
-    def _split(r, x): return {f'{r}.{k}':p.clone().view(o.dtype).view(o.shape) for (k,o),p in zip(mine.items(), x.split([o.nbytes for o in mine.values()]))}
-    return {k:v for r,x in enumerate(all_gather_bytes(flat)) for k,v in _split(r, x).items()}
+    packed = torch.cat([v.reshape(-1).view(torch.uint8) for v in mine.values()])
+    states = {}
+    for r,data in enumerate(all_gather_bytes(packed)):
+        parts = data.split([v.nbytes for v in mine.values()])
+        for (name,v),part in zip(mine.items(), parts):
+            states[f'{r}.{name}'] = part.clone().view(v.dtype).view(v.shape)
+    return states
 
 # %% ../../nbs/train/60_checkpoint.ipynb #e94f74ad
 class Checkpoint(Callback):
-    "Save checkpoints into a folder, and go on from them"
+    "Save the state of a training run into a folder, and restore it"
     order = 200
+    @checked
     def __init__(self,
         path:str|Path, # Folder of checkpoints
-        steps:int|None=500, # Steps between checkpoints
-        minutes:float|None=None, # Minutes between checkpoints, besides
-        keep:int=3, # How many to keep, besides the best
-        monitor:str='nre', # Measure of the best
-        resume:bool=False, # Go on from the newest, if there is one
-        stop:StopSignals|None=None, # End with `Interrupted` when it has noted a signal
-        seed:int=0, # For the random generators of processes that there were not before
+        steps:PositiveInt|None=500, # Optimizer steps between checkpoints; `None` for no such limit
+        minutes:PositiveFloat|None=None, # Minutes between checkpoints; `None` for no such limit
+        keep:PositiveInt=3, # Number of checkpoints to keep, besides the best weights
+        monitor:str='nre', # Column of `log.csv` that decides which weights are best
+        resume:bool=False, # Continue from the newest intact checkpoint, if there is one
+        stop:StopSignals|None=None, # Save and raise `Interrupted` once it has received a signal
+        seed:int=0, # Seeds the generators of processes that the checkpoint does not know
     ):
-        check_range(1, math.inf, keep=keep, steps=1 if steps is None else steps)
-        check_range(1e-9, math.inf, minutes=1 if minutes is None else minutes)
-        self.path,self.steps,self.minutes,self.keep,self.monitor,self.resume,self.stop,self.seed = Path(path),steps,minutes,keep,monitor,resume,stop,seed
+        store_attr()
+        self.path = Path(path)
     def before_fit(self):
         self.run = in_fit(self.learn)
         if not self.run: return
-        self.best,self.found,self.due,self.judged,self.flags,self.saved = math.inf,None,False,False,AsyncFlags(2),time.monotonic()
-        self.signum,self.over,self.asked,self.written = 0,False,False,True
+        self.best = math.inf # best value of `monitor`, sign turned where higher is better
+        self.best_checked = False # was this epoch compared with `best`?
+        self.stop_signal = 0 # signal that ends the run, the same on all processes; 0 for none
+        self.save_due = False # save after this optimizer step; the same on all processes
+        self.save_requested = False # has the clock of this process requested the save?
+        self.last_save_time = time.monotonic()
+        self.last_save_ok = True # `False` if the disk refused it
+        self.restored = None # state from a checkpoint, until the first batch
+        self.is_complete = False # is the restored checkpoint the end of the run?
+        self.flags = AsyncFlags(2)
         if self.resume: self.restore()
-    def before_epoch(self): self.judged = False
-    def before_train(self):
-        if self.found is None: return
-        self.learn.pct_train = self.found['pct_train']
-        if f'{rank()}.torch' in self.found['rng']: set_rng({k.partition('.')[2]:v for k,v in self.found['rng'].items() if k.startswith(f'{rank()}.')})
-        else: torch.manual_seed(self.seed+1_000_003*rank()+self.train_iter)
-        self.found = None
-    def after_train(self): self.batches = self.n_iter
-    def after_batch(self):
-        late = self.minutes is not None and not self.asked and time.monotonic()-self.saved > 60*self.minutes
-        self.asked = self.asked or late # once: the answer comes a step later
-        signum,late = self.flags.exchange([self.stop.signum if self.stop else 0, int(late and rank() == 0)])
-        self.signum,self.due = self.signum or signum,self.due or bool(late or signum) # in validation too: then after the next step
-        if self.training:
-            self.due = self.due or self.steps is not None and self.train_iter % self.steps == 0
-            if not self.learn.is_optimizer_step: return
-            if self.due: self.save(self.epoch, self.iter+1)
-        elif self.signum: self.save(self.epoch, self.batches)
-        if self.signum: raise Interrupted(self.signum)
-    @property
-    def _early(self): return next((o for o in self.learn.cbs if isinstance(o, EarlyStop)), None)
-    def after_epoch(self): self._judge()
-    def after_cancel_fit(self): self._judge() # an early end came first
-    def after_fit(self):
-        self.flags.finish()
-        if not self.over: self.save(self.epoch+1, 0, finished=True)
 
-# %% ../../nbs/train/60_checkpoint.ipynb #27a376e7
-@patch
-def _judge(self:Checkpoint):
-    "Save the weights if they are the best so far"
-    if self.judged or not self.recorder.values: return
-    self.judged = True
-    now = to_minimise(self.learn, self.monitor)
-    if not now < self.best: return
-    if self._write('best', None, epoch=self.epoch, step=self.train_iter, monitor=self.monitor, value=abs(now)): self.best = now
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10005
+@patch(as_prop=True)
+def is_overdue(self:Checkpoint)->bool:
+    "Is it time to request a save?"
+    if self.minutes is None or self.save_requested: return False
+    return time.monotonic()-self.last_save_time > 60*self.minutes
 
 @patch
-def save(self:Checkpoint,
-    epoch:int, # To go on in
-    done:int, # Batches of it that are done
-    finished:bool=False,
-):
-    "Save the whole state as `step-N`; called by all processes together"
-    self.learn.check_steps()
-    r,rng = self.recorder,all_rngs()
-    callbacks = {o.name:o.state_dict() for o in self.learn.cbs if hasattr(type(o), 'state_dict')} # in the class: a callback without it would give the model's
-    callbacks['recorder'] = dict(smooth=torch.as_tensor(r.smooth_loss.val), count=r.smooth_loss.count)
-    where = dict(epoch=epoch, done=done, batches=self.n_iter if self.training else self.batches, n_epoch=self.n_epoch, step=self.train_iter, pct_train=float(self.pct_train), lr=[float(o['lr']) for o in self.opt.hypers], finished=finished, early=self._early is not None and self._early.should_stop)
-    self.written = self._write(f'step-{self.train_iter:08d}', self.opt, callbacks, rng, **where, best=self.best, monitor=self.monitor, world=world_size(), torch=torch.__version__)
-    if self.written: # what is newer is damaged, or this would not go on from before it
-        for o in [o for o in step_checkpoints(self.path) if int(o.name[5:]) <= self.train_iter][:-self.keep]: shutil.rmtree(o, ignore_errors=True)
-    self.due,self.asked,self.saved = False,False,time.monotonic()
+def exchange_flags(self:Checkpoint):
+    "Update `stop_signal` and `save_due` from the flags of all processes"
+    overdue = self.is_overdue
+    self.save_requested = self.save_requested or overdue
+    received_signal = self.stop.signum if self.stop else 0
+    stop_signal,time_is_up = self.flags.exchange([received_signal, int(overdue and rank() == 0)])
+    self.stop_signal = self.stop_signal or stop_signal
+    self.save_due = self.save_due or bool(stop_signal or time_is_up)
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10007
+@patch
+def after_batch(self:Checkpoint):
+    self.exchange_flags()
+    if self.training:
+        self.save_due = self.save_due or bool(self.steps) and self.train_iter % self.steps == 0
+        if not self.is_optimizer_step: return
+        if self.save_due: self.save(self.epoch, self.iter+1)
+    elif self.stop_signal: self.save(self.epoch, len(self.dls.train))
+    if self.stop_signal: raise Interrupted(self.stop_signal)
 
 @patch
-def _write(self:Checkpoint, name, opt, callbacks=None, rng=None, **state):
-    "Write a checkpoint; tell if that is impossible, and go on"
+def after_fit(self:Checkpoint):
+    self.flags.finish()
+    if not self.is_complete: self.save(self.epoch+1, 0, finished=True)
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10009
+@patch(as_prop=True)
+def stopped_early(self:Checkpoint)->bool:
+    "Has `EarlyStop` ended the run?"
+    return hasattr(self.learn, 'early_stop') and self.learn.early_stop.should_stop
+
+@patch
+def position(self:Checkpoint, epoch:int, done:int, finished:bool)->dict:
+    "Position and length of the run, as `state.json` holds them"
+    return dict(
+        epoch=epoch, done=done, step=self.train_iter, pct_train=float(self.pct_train),
+        n_epoch=self.n_epoch, batches=len(self.dls.train), world=world_size(),
+        finished=finished, early=self.stopped_early,
+        lr=[float(group['lr']) for group in self.opt.hypers])
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10011
+@patch
+def callback_states(self:Checkpoint)->dict: # Name of the callback -> state
+    "States of all callbacks; every process must call it"
+    states = {o.name:o.state_dict() for o in self.learn.cbs if hasattr(type(o), 'state_dict')}
+    smooth_loss = self.recorder.smooth_loss
+    states['recorder'] = dict(smooth=torch.as_tensor(smooth_loss.val), count=smooth_loss.count)
+    return states
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10013
+@patch
+def write(self:Checkpoint, name:str, *args, **state)->bool: # Is it on disk? `False` on all but the first process
+    "Write a checkpoint; log a warning if that is impossible"
     if rank(): return False
-    try: save_checkpoint(self.path/name, get_model(self.learn.model), opt, callbacks, rng, **state)
+    path = self.path/name
+    try: save_checkpoint(path, get_model(self.learn.model), *args, **state)
     except (OSError, SafetensorError) as e:
-        why = getattr(e, 'strerror', None) or str(e).rpartition('I/O error: ')[2].partition(' (os error')[0]
-        self.learn.log_event('warning', f"{self.path/name}: not saved ({why.lower()}); training goes on, the checkpoints before stay")
+        reason = getattr(e, 'strerror', None) or str(e).rpartition('I/O error: ')[2].partition(' (os error')[0]
+        self.learn.log_event('warning', f"{path}: not saved ({reason.lower()}); training continues, earlier checkpoints stay")
         return False
     return True
 
 @patch
-def restore(self:Checkpoint):
-    "Go on from the newest checkpoint that is whole"
-    step = -1
-    if rank() == 0: # it chooses for all
-        sweep_checkpoints(self.path)
-        path = latest_checkpoint(self.path, lambda why: self.learn.log_event('warning', why), ('optimizer','n_epoch')) # the weights alone, like those of `best`, will not do
-        if path: step = int(path.name[5:])
-    step = int(broadcast_numbers([step])[0])
-    if step < 0: return
-    path = self.path/f'step-{step:08d}'
-    self.found = s = load_checkpoint(path, get_model(self.learn.model), self.opt)
-    self.learn.train_iter,self.learn.epoch = s['step'],s['epoch']
-    if s['monitor'] == self.monitor: self.best = s['best']
-    for o in self.learn.cbs:
-        if hasattr(type(o), 'load_state_dict') and o.name in s['callbacks']: o.load_state_dict(s['callbacks'][o.name])
-    if len(s['lr']) == len(self.opt.hypers): self.opt.set_hyper('lr', s['lr']) # until a schedule sets it anew
-    smooth = s['callbacks']['recorder']
-    self.recorder.smooth_loss.val,self.recorder.smooth_loss.count = smooth['smooth'],smooth['count']
-    self._place(s, path.name)
+def remove_old(self:Checkpoint):
+    "Remove all but the last `keep` checkpoints"
+    # newer ones are damaged, or the run would have continued from them; they do not count
+    past = [o for o in step_checkpoints(self.path) if checkpoint_step(o) <= self.train_iter]
+    for path in past[:-self.keep]: shutil.rmtree(path, ignore_errors=True)
+
+# %% ../../nbs/train/60_checkpoint.ipynb #27a376e7
+@patch
+def save(self:Checkpoint,
+    epoch:int, # Epoch in which a resumed run continues
+    done:int, # Batches of that epoch that are done
+    finished:bool=False, # Is this the end of the run?
+):
+    "Save the whole state as `step-N`; every process must call it in the same step"
+    self.learn.check_steps()
+    rng = all_rngs()
+    self.last_save_ok = self.write(f'step-{self.train_iter:08d}', self.opt, self.callback_states(), rng,
+        **self.position(epoch, done, finished), best=self.best, monitor=self.monitor, torch=torch.__version__)
+    if self.last_save_ok: self.remove_old()
+    self.save_due = self.save_requested = False
+    self.last_save_time = time.monotonic()
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10015
+@patch
+def save_best(self:Checkpoint):
+    "Save the weights as `best` if the monitored measure has improved"
+    if self.best_checked or not self.recorder.values: return
+    self.best_checked = True
+    value = to_minimise(self.learn, self.monitor)
+    if not value < self.best: return # also if it is NaN
+    logged = value if lower_is_better(self.monitor) else -value
+    if self.write('best', epoch=self.epoch, step=self.train_iter, monitor=self.monitor, value=logged): self.best = value
 
 @patch
-def _place(self:Checkpoint, s, name):
-    "Where to begin; the fit may be longer now, or cut into other batches"
-    now,group = len(self.dls.train),self.learn.batches_per_step
-    if s['batches'] != now: s['done'] = s['done']*now//s['batches']//group*group
-    if (s['n_epoch'],s['batches']) != (self.n_epoch,now): s['pct_train'] = (s['epoch']+s['done']/now)/self.n_epoch
-    ended = s['finished'] and s['n_epoch'] == self.n_epoch and (not s['early'] or self._early is not None and self._early.should_stop) # patience may be longer now
-    self.over = ended or s['epoch'] >= self.n_epoch
-    self.learn.resume_position = (self.n_epoch,0) if self.over else (s['epoch'],s['done'])
-    if s['finished'] and not self.over and self._early is not None: self._early.bad_epochs = 0
-    text = f"{name} is the end of this training" if self.over else f"resumed from {name}, in epoch {s['epoch']} after {s['done']} of {now} batches"
-    if s['world'] != world_size(): text += f"; it was trained by {s['world']} processes and goes on with {world_size()}: the numbers will differ in their last digits, and more if the batches of all processes together are not as large as before"
-    self.learn.log_event('resumed', text)
+def before_epoch(self:Checkpoint): self.best_checked = False
+
+@patch
+def after_epoch(self:Checkpoint): self.save_best()
+
+@patch
+def after_cancel_fit(self:Checkpoint): self.save_best()
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10017
+@patch
+def choose_checkpoint(self:Checkpoint)->Path|None: # The same on all processes; `None` if there is none
+    "The checkpoint to continue from"
+    step = -1
+    if rank() == 0:
+        sweep_checkpoints(self.path)
+        path = latest_checkpoint(self.path, partial(self.learn.log_event, 'warning'), needs=('optimizer','n_epoch'))
+        if path: step = checkpoint_step(path)
+    step = int(broadcast_numbers([step])[0])
+    return None if step < 0 else self.path/f'step-{step:08d}'
+
+@patch
+def restore(self:Checkpoint):
+    "Load the checkpoint to continue from, if there is one"
+    path = self.choose_checkpoint()
+    if path is None: return
+    self.restored = state = load_checkpoint(path, get_model(self.learn.model), self.opt)
+    self.learn.train_iter,self.learn.epoch = state['step'],state['epoch']
+    if state['monitor'] == self.monitor: self.best = state['best']
+    self.load_callback_states(state['callbacks'])
+    if len(state['lr']) == len(self.opt.hypers): self.opt.set_hyper('lr', state['lr']) # until a schedule sets it
+    self.set_start(state)
+    self.learn.log_event('resumed', self.resume_message(path.name, state))
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10018
+@patch
+def load_callback_states(self:Checkpoint,
+    states:dict, # From `callback_states`
+):
+    "Restore all callbacks, and fastai's recorder"
+    for o in self.learn.cbs:
+        if hasattr(type(o), 'load_state_dict') and o.name in states: o.load_state_dict(states[o.name])
+    smooth_loss,saved = self.recorder.smooth_loss,states['recorder']
+    smooth_loss.val,smooth_loss.count = saved['smooth'],saved['count']
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10020
+@patch
+def convert_position(self:Checkpoint, state:dict):
+    "Adapt the position in `state` to the length of this run"
+    batches,group = len(self.dls.train),self.learn.batches_per_step
+    if state['batches'] != batches: state['done'] = state['done']*batches//state['batches']//group*group
+    if (state['n_epoch'],state['batches']) != (self.n_epoch,batches):
+        state['pct_train'] = (state['epoch']+state['done']/batches)/self.n_epoch
+
+@patch
+def is_end(self:Checkpoint, state:dict)->bool:
+    "Is `state` the end of this run?"
+    if state['epoch'] >= self.n_epoch: return True
+    ended = state['finished'] and state['n_epoch'] == self.n_epoch
+    return ended and (self.stopped_early or not state['early'])
+
+@patch
+def set_start(self:Checkpoint, state:dict):
+    "Tell the learner where to start"
+    self.convert_position(state)
+    self.is_complete = self.is_end(state)
+    self.learn.resume_position = (self.n_epoch,0) if self.is_complete else (state['epoch'],state['done'])
+    is_extended = state['finished'] and not self.is_complete
+    if is_extended and hasattr(self.learn, 'early_stop'): self.learn.early_stop.bad_epochs = 0 # full patience again
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10021
+@patch
+def resume_message(self:Checkpoint, name:str, state:dict)->str:
+    "One sentence about the checkpoint and what will differ"
+    if self.is_complete: text = f"{name} is the end of this run"
+    else: text = f"resumed from {name}, in epoch {state['epoch']} after {state['done']} of {len(self.dls.train)} batches"
+    if state['world'] == world_size(): return text
+    return (f"{text}; continuing with {world_size()} processes after {state['world']}: results may differ in rounding, "
+        "and more if the global batch size changed")
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f10023
+@patch
+def before_train(self:Checkpoint):
+    "Restore progress and random generators"
+    if self.restored is None: return
+    self.learn.pct_train = self.restored['pct_train']
+    prefix = f'{rank()}.'
+    mine = {k.removeprefix(prefix):v for k,v in self.restored['rng'].items() if k.startswith(prefix)}
+    if mine: set_rng(mine)
+    else: torch.manual_seed(self.seed+1_000_003*rank()+self.train_iter)
+    self.restored = None

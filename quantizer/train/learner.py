@@ -85,7 +85,7 @@ def decay_groups(
     model:nn.Module,
 )->list[list]: # Parameters with weight decay, and those without
     "Split parameters: matrices and kernels decay; norms, biases, codebooks and silence do not"
-    keep = {id(p) for m in get_model(model).modules() for k,p in m.named_parameters(recurse=False) if p.ndim < 2 or k in ('codebook','silence')}
+    keep = {id(p) for m in get_model(model).modules() for k,p in m.named_parameters(recurse=False) if p.ndim < 2 or k in ('codebook','vectors','silence')}
     params = [p for p in model.parameters() if p.requires_grad]
     return [[p for p in params if id(p) not in keep], [p for p in params if id(p) in keep]]
 

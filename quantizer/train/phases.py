@@ -12,7 +12,6 @@ import numpy as np
 from fastai.torch_core import get_model
 from ..core.errors import QuantizerError, check_range
 from ..core.options import check_options
-from ..quantizers.vq import VQ
 from .callback import Callback, in_fit
 
 # %% ../../nbs/train/53_phases.ipynb #c40a7702
@@ -53,11 +52,10 @@ class Phases(Callback):
     def __init__(self,
         phases:list, # From `check_phases`
     ): self.phases,self.starts,self.now = phases,np.cumsum([0, *(o['epochs'] for o in phases)])[:-1],-1
-    def _vqs(self): return [o for o in get_model(self.learn.model).quantizer.modules() if isinstance(o, VQ)]
     def before_fit(self):
         self.now = -1
         if any(o['codebook_size'] for o in self.phases):
-            for o in self._vqs(): o.resizable = True
+            for book in get_model(self.learn.model).quantizer.codebooks(): book.resizable = True
     def before_epoch(self):
         if not in_fit(self.learn): return
         k = int(np.searchsorted(self.starts, self.epoch, 'right'))-1
@@ -68,8 +66,7 @@ class Phases(Callback):
         "Begin a phase"
         p = self._set_losses(i)
         if K := p['codebook_size']:
-            for o in self._vqs():
-                if o.codebook_size < K: o.grow(K)
+            get_model(self.learn.model).quantizer.match_size(K)
             self.learn.codebook_health.window = None # counts of the smaller one
         self.now = i
         self.learn.log_event('phase', f"phase {i+1} of {len(self.phases)}" + ''.join(f', {k} {w:g}' for k,w in (p['losses'] or {}).items()) + (f', {K:,} codes' if K else ''), show=False)

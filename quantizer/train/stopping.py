@@ -10,8 +10,8 @@ __all__ = ['Interrupted', 'StopSignals', 'EarlyStop']
 # %% ../../nbs/train/54_stopping.ipynb #5e71a006
 import math, os, signal, threading
 from fastai.callback.core import CancelFitException
-from fastcore.basics import patch
-from ..core.errors import check_range
+from fastcore.basics import patch, store_attr
+from ..core.options import PositiveInt, checked
 from .callback import Callback, in_fit
 from .schedule import to_minimise
 
@@ -62,14 +62,15 @@ def finish(self:StopSignals):
 # %% ../../nbs/train/54_stopping.ipynb #5e71a019
 class EarlyStop(Callback):
     "End a training run whose validation measure no longer improves"
+    name = 'early_stop' # also of a subclass: `Checkpoint` looks for it
     order = 190 # after everything that measures, before `Checkpoint`
+    @checked
     def __init__(self,
         monitor:str='nre', # Column of `log.csv` that should improve
-        patience:int=5, # Validations without improvement before the run ends
+        patience:PositiveInt=5, # Validations without improvement before the run ends
         min_delta:float=0., # Smallest change that counts as an improvement
     ):
-        check_range(1, math.inf, patience=patience)
-        self.monitor,self.patience,self.min_delta = monitor,patience,min_delta
+        store_attr()
     def before_fit(self):
         self.run = in_fit(self.learn)
         self.best = math.inf # sign turned where higher is better

@@ -1,4 +1,4 @@
-"""Word error rate in validation: Whisper reads the held-out recordings from their tokens
+"""Let Whisper transcribe the held-out recordings from their tokens at every validation
 
 Docs: https://quantizer-dev.github.io/quantizer/whisper/wer.html.md"""
 
@@ -11,43 +11,54 @@ __all__ = ['WERCallback']
 import math, torch
 from fastai.learner import ValueMetric
 from fastai.torch_core import get_model
-from ..evaluate.words import word_errors
+from fastcore.basics import patch
 from ..core.distributed import all_reduce_sum
+from ..evaluate.words import word_errors
 from ..train.callback import Callback, in_fit
 from .objective import TextObjective
 
 # %% ../../nbs/whisper/75_wer.ipynb #307d32b3
 class WERCallback(Callback):
-    "Transcribe the validation recordings from their tokens"
-    order = 45 # before the Recorder reads the metrics
+    "Word error rate of the validation recordings, read by Whisper from their tokens"
+    order = 45 # before the Recorder
     def __init__(self,
-        every:int=1, # Validations from one to the next
+        every:int=1, # Validations between two transcriptions
     ):
-        self.every = every
-        self.wer = math.nan
-        self.examples = [] # text, and what was read
+        self.every,self.wer = every,math.nan
+        self.examples = [] # text and transcript of each recording
     def before_fit(self): self.wer = math.nan
     def after_validate(self):
         self.wer = math.nan
-        if in_fit(self.learn) and (self.epoch+1) % self.every and self.epoch+1 != self.n_epoch: return
-        model = get_model(self.learn.model)
-        objective = next(o for o in model.objectives if isinstance(o, TextObjective))
-        teacher = objective.teacher
-        total = torch.zeros(2, device=model.mean.device)
-        self.examples = []
-        for batch in self.dls.valid:
-            feats,mask,tokens,*_ = self.learn._set_device(batch)
-            some = mask.any(1) # a process may have none
-            if not some.any(): continue
-            feats,mask,tokens = feats[some],mask[some],tokens[some].tolist()
-            languages = [teacher.language_of(o) for o in tokens]
-            said = [teacher.to_text(o) for o in tokens]
-            read = objective.transcribe(model, feats, mask, languages, 2*max(map(len, tokens)))
-            table = word_errors(said, read, languages)
-            total += torch.tensor([table.word_errors.sum(), table.words.sum()], dtype=total.dtype, device=total.device)
-            self.examples += [*zip(said, read)]
-        wrong,words = all_reduce_sum(total).tolist()
-        self.wer = wrong/words if words else math.nan
+        epoch = self.epoch+1
+        if in_fit(self.learn) and epoch % self.every and epoch != self.n_epoch: return
+        self.measure()
     def metrics(self)->list: # For a Learner
         "The column `wer`"
         return [ValueMetric(lambda: self.wer, 'wer')]
+
+# %% ../../nbs/whisper/75_wer.ipynb #307d32b5
+@patch
+def measure(self:WERCallback):
+    "Transcribe the validation recordings; sets `wer` and `examples`"
+    batches = map(self.learn._set_device, self.dls.valid)
+    self.examples = [row for batch in batches for row in self.read_batch(*batch)]
+    errors = torch.zeros(2, device=get_model(self.learn.model).mean.device)
+    if self.examples:
+        table = word_errors(*map(list, zip(*self.examples)))
+        errors += torch.tensor([table.word_errors.sum(), table.words.sum()], device=errors.device)
+    wrong,words = all_reduce_sum(errors).tolist()
+    self.wer = wrong/words if words else math.nan
+
+@patch
+def read_batch(self:WERCallback, feats, mask, tokens, *_)->list:
+    "Text, transcript and language of each recording that could be read"
+    readable = mask.any(1)
+    if not readable.any(): return []
+    model = get_model(self.learn.model)
+    objective = next(o for o in model.objectives if isinstance(o, TextObjective))
+    tokens = tokens[readable].tolist()
+    languages = [objective.teacher.language_of(o) for o in tokens]
+    texts = [objective.teacher.to_text(o) for o in tokens]
+    longest = 2*max(map(len, tokens))
+    read = objective.transcribe(model, feats[readable], mask[readable], languages, longest)
+    return list(zip(texts, read, languages))
