@@ -60,7 +60,7 @@ def log_event(self:Learner,
 @patch
 def validation_losses(self:Learner)->dict:
     "Mean losses of the last validation, name to value; empty without a `RunLog`"
-    return self.run_log.valid_losses() if hasattr(self, 'run_log') else {}
+    return self.run_log.mean_losses('valid') if hasattr(self, 'run_log') else {}
 
 @patch
 def last_log_row(self:Learner)->dict:
