@@ -31,8 +31,9 @@ from .quantizers.frozen import KMeansVQ, RandomProjectionVQ
 from .quantizers.residual import Grouped, Residual
 from .quantizers.operations import *
 from .quantizers.contract import check_contract
-from .models.backbones import DECODERS, ENCODERS, ConvDecoder, ConvEncoder
+from .models.backbones import DECODERS, ENCODERS, ConvDecoder, ConvEncoder, Decoder, Encoder
 from .models.transformer import TransformerDecoder, TransformerEncoder
+from .models.contract import check_backbone
 from .models.objectives import LOSSES, masked_mean
 from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, check_model
 from .whisper.teacher import WhisperTeacher

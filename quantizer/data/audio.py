@@ -24,15 +24,16 @@ class AudioError(QuantizerError):
     "A file of audio that cannot be used"
     def __init__(self,
         message:str, # One line that names the file
-        kind:str='unreadable', # `missing`, `empty`, `truncated`, `damaged`, `NaN`, `refused`, `span` or `unreadable`
+        kind:str='unreadable', # Or `missing`, `empty`, `truncated`, `damaged`, `NaN`, `refused`, `span`
     ):
         super().__init__(message)
         self.kind = kind
 
 # %% ../../nbs/data/08_audio.ipynb #08a10004
 def first_line(error:Exception)->str:
-    "The first line of an error's message, or its type if it has none"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    "The reason of a system error, or the first line of a message, or the type of an error without one"
+    message = getattr(error, 'strerror', None) or str(error)
+    return (message or type(error).__name__).splitlines()[0]
 
 # %% ../../nbs/data/08_audio.ipynb #sc77e634
 @contextmanager
@@ -43,7 +44,8 @@ def explain_errors(
     "Raise `AudioError` where the block raises `OSError` or `ValueError`"
     try: yield
     except QuantizerError: raise
-    except (OSError, ValueError) as e: raise AudioError(f"{message} ({first_line(e)})", kind) from None
+    except (OSError, ValueError) as e:
+        raise AudioError(f"{message} ({first_line(e)})", kind) from None
 
 # %% ../../nbs/data/08_audio.ipynb #8830d6ec
 AUDIO_SUFFIXES = ('.wav','.flac','.mp3','.ogg','.opus','.aiff','.aif','.au')
@@ -79,25 +81,27 @@ def _open_url(url):
 
 # %% ../../nbs/data/08_audio.ipynb #scabc852
 def _open_file(path):
-    if not Path(path).is_file(): raise FileNotFoundError # also a pipe or a device: reading could wait forever
+    if not Path(path).is_file(): raise FileNotFoundError # also a pipe or a device
     return open(path, 'rb')
 
 # %% ../../nbs/data/08_audio.ipynb #08a10007
+def _why_missing(src):
+    is_broken_link = not is_url(src) and os.path.islink(src) and not os.path.exists(src)
+    if not is_broken_link: return 'no such file'
+    return f'a link to {escape_path(os.readlink(src))}, which is not there'
+
+# %% ../../nbs/data/08_audio.ipynb #scfd5ad7
 def open_binary(
     src:str|Path|AudioBytes, # File, URL or bytes
 ):
     "Open `src` for reading; raises `AudioError` naming it"
     if isinstance(src, AudioBytes): return _SafeBytes(src.data)
     name = escape_path(src)
-    try: return _open_url(src) if is_url(src) else _open_file(src)
-    except FileNotFoundError:
-        is_link = not is_url(src) and os.path.islink(src) and not os.path.exists(src)
-        why = f"a link to {escape_path(os.readlink(src))}, which is not there" if is_link else "no such file"
-        raise AudioError(f"{name}: {why}", 'missing') from None
-    except ImportError as e: raise AudioError(f"{name}: a URL of this kind needs another package ({e})") from None
-    except (OSError, ValueError) as e:
-        why = getattr(e, 'strerror', None) or e
-        raise AudioError(f"{name}: cannot be opened ({why})", 'missing') from None
+    with explain_errors(f"{name}: cannot be opened", 'missing'):
+        try: return _open_url(src) if is_url(src) else _open_file(src)
+        except FileNotFoundError: raise AudioError(f"{name}: {_why_missing(src)}", 'missing') from None
+        except ImportError as e:
+            raise AudioError(f"{name}: a URL of this kind needs another package ({e})") from None
 
 # %% ../../nbs/data/08_audio.ipynb #3af250cb
 def _read_at(f, offset, n):
@@ -133,8 +137,8 @@ def _expected_end(f, head, size):
 
 # %% ../../nbs/data/08_audio.ipynb #08a10010
 def _last_ogg_page(f, size):
-    "The last page of an OGG file after its first five bytes, and the sample where it begins (0 if unknown)"
-    *_,before,page = [b'', b'', *_read_at(f, size-2**17, -1).split(b'OggS\0')[1:]]
+    "The last OGG page after its first five bytes, and the sample where it begins (0 if unknown)"
+    before,page = ([b'']*2 + _read_at(f, size-2**17, -1).split(b'OggS\0')[1:])[-2:]
     begin = int.from_bytes(before[1:9], 'little')
     return page,begin if begin < 2**62 else 0
 
@@ -147,22 +151,25 @@ def _is_last_page(page):
 
 # %% ../../nbs/data/08_audio.ipynb #sc1c739d
 def _missing_part(f, size):
-    "What is missing from the file `f` of `size` bytes, as far as its header shows; `None` if nothing is"
+    "What is missing from the file `f`, as far as its header shows; `None` if nothing is"
     head = _read_at(f, 0, 12)
     if head[:4] == b'OggS':
-        return None if _is_last_page(_last_ogg_page(f, size)[0]) else 'its last page is not marked as the last one'
+        page,_ = _last_ogg_page(f, size)
+        return None if _is_last_page(page) else 'its last page is not marked as the last one'
     missing = _expected_end(f, head, size)-size
     return f'{missing:,} bytes are missing' if missing > 1 else None
 
 # %% ../../nbs/data/08_audio.ipynb #6587ef2e
 MAX_HOURS = 24 # Longest recording that a header may claim
-MAX_UNPACKED,MAX_RATIO = 2**29,1000 # Bytes of float32, and their ratio to the size of the file; a file may not exceed both
+MAX_UNPACKED = 2**29 # Bytes of float32; a file may exceed this or the ratio, but not both
+MAX_RATIO = 1000 # Of these bytes to the size of the file
 
 def _check_claim(audio, size):
     "Why the length in a header is not believed; `None` if it is"
     if audio.frames > 2**62: return 'its header does not say how long it is; write it anew'
     hours,unpacked = audio.frames/audio.samplerate/3600,4*audio.frames*audio.channels
-    if hours > MAX_HOURS: return f'its header claims {hours:,.0f} hours; recordings of up to {MAX_HOURS} hours are read'
+    if hours > MAX_HOURS:
+        return f'its header claims {hours:,.0f} hours; recordings of up to {MAX_HOURS} hours are read'
     if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO*size:
         return f'refused: its {size:,} bytes would unpack to {unpacked:,}'
 
@@ -176,7 +183,8 @@ def _needs_codec(head):
 def _codec_decoder(src, f):
     problem = f"{escape_path(str(src))}: this format needs torchcodec"
     try: from torchcodec.decoders import AudioDecoder
-    except ImportError: raise AudioError(f"{problem}: pip install 'quantizer[torchcodec]', and FFmpeg") from None
+    except ImportError:
+        raise AudioError(f"{problem}: pip install 'quantizer[torchcodec]', and FFmpeg") from None
     except (OSError, RuntimeError):
         raise AudioError(f"{problem}, which is installed but does not load: "
             "install FFmpeg, in a version that it supports") from None
@@ -211,26 +219,32 @@ def _decoder(src, f):
         return _CodecFile(src, f)
 
 # %% ../../nbs/data/08_audio.ipynb #08a10012
+def _decode_checked(src, f, name):
+    "A decoder for `src`, if the file is complete and its claim is plausible"
+    size = f.seek(0, os.SEEK_END)
+    if size == 0: raise AudioError(f"{name}: the file is empty (0 bytes)", 'empty')
+    missing = _missing_part(f, size)
+    if missing: raise AudioError(f"{name}: truncated ({missing})", 'truncated')
+    is_ogg = _read_at(f, 0, 4) == b'OggS'
+    last_page = _last_ogg_page(f, size)[1] if is_ogg else None
+    audio = _decoder(src, f)
+    audio.last_page = last_page
+    refused = _check_claim(audio, size)
+    if not refused: return audio
+    audio.close()
+    raise AudioError(f"{name}: {refused}", 'refused')
+
+# %% ../../nbs/data/08_audio.ipynb #sc98067a
 @contextmanager
 def _open_audio(src):
-    "`src` as an open `SoundFile`, after checks of its size and its header"
-    name,missing,last_page = escape_path(str(src)),None,None
+    "`src` as an open `SoundFile`"
+    name = escape_path(str(src))
     with open_binary(src) as f:
-        try:
-            size = f.seek(0, os.SEEK_END)
-            if size == 0: raise AudioError(f"{name}: the file is empty (0 bytes)", 'empty')
-            missing = _missing_part(f, size)
-            if _read_at(f, 0, 4) == b'OggS': last_page = _last_ogg_page(f, size)[1]
-            audio = _decoder(src, f)
+        try: audio = _decode_checked(src, f, name)
         except QuantizerError: raise
         except Exception as e: # decoders raise errors of any type
-            if not missing: raise AudioError(f"{name}: not an audio file that can be read ({_reason(e)})") from None
-        if missing: raise AudioError(f"{name}: truncated ({missing})", 'truncated')
-        with closing(audio):
-            refused = _check_claim(audio, size)
-            if refused: raise AudioError(f"{name}: {refused}", 'refused')
-            audio.last_page = last_page
-            yield audio
+            raise AudioError(f"{name}: not an audio file that can be read ({_reason(e)})") from None
+        with closing(audio): yield audio
 
 # %% ../../nbs/data/08_audio.ipynb #e7098384
 @dataclass(frozen=True)
@@ -250,7 +264,9 @@ def probe(
     src:str|Path|AudioBytes, # File, URL or bytes
 )->AudioInfo:
     "Read the header of `src`; raises `AudioError` naming it if the header is unreadable or not plausible"
-    with _open_audio(src) as o: return AudioInfo(o.samplerate, o.channels, o.frames, f'{o.format} {o.subtype}')
+    with _open_audio(src) as audio:
+        format = f'{audio.format} {audio.subtype}'
+        return AudioInfo(audio.samplerate, audio.channels, audio.frames, format)
 
 # %% ../../nbs/data/08_audio.ipynb #d813f405
 def _read_blocks(audio, start, n):
@@ -285,11 +301,13 @@ def _read_mono(audio, start, n, name):
     "`n` samples from `start`, or an `AudioError`"
     read = _read_ogg if audio.format == 'OGG' else _read_blocks
     try: mono = read(audio, start, n)
-    except (sf.LibsndfileError, RuntimeError) as e: raise AudioError(f"{name}: damaged ({_reason(e)})", 'damaged') from None
-    missing = n-len(mono)
-    is_rounding = isinstance(audio, _CodecFile) and missing < audio.samplerate//10 # these containers round their length
-    if missing and not is_rounding:
-        raise AudioError(f"{name}: truncated or damaged ({len(mono):,} of {n:,} samples could be read)", 'truncated')
+    except (sf.LibsndfileError, RuntimeError) as e:
+        raise AudioError(f"{name}: damaged ({_reason(e)})", 'damaged') from None
+    is_rounded = isinstance(audio, _CodecFile) # its containers round their length
+    tolerance = audio.samplerate//10-1 if is_rounded else 0
+    if n-len(mono) > tolerance:
+        raise AudioError(f"{name}: truncated or damaged "
+            f"({len(mono):,} of {n:,} samples could be read)", 'truncated')
     if not np.isfinite(mono).all(): raise AudioError(f"{name}: holds NaN or infinite samples", 'NaN')
     return torch.from_numpy(mono)
 
@@ -352,5 +370,6 @@ def levels(
     n = min(sample_rate//50, len(wav))
     frame_rms = wav[:len(wav)//n*n].reshape(-1, n).square().mean(1).sqrt()
     is_silent,is_clipped = _dbfs(frame_rms) < silent_dbfs,wav.abs() >= 0.999
-    return dict(peak_dbfs=_dbfs(wav.abs().max()).item(), rms_dbfs=_dbfs(wav.square().mean().sqrt()).item(),
+    peak,rms = wav.abs().max(),wav.square().mean().sqrt()
+    return dict(peak_dbfs=_dbfs(peak).item(), rms_dbfs=_dbfs(rms).item(),
         silence=is_silent.float().mean().item(), clipping=is_clipped.float().mean().item())
