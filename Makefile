@@ -9,7 +9,7 @@ PEER := .venv-bench/whisperspeech
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo whisper test test-all bench bench-quantizers bench-data bench-train bench-whisper lines docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo whisper test test-fast test-all architecture bench bench-quantizers bench-data bench-train bench-whisper lines docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ demo: $(READY)  ## train two small quantizers on the packaged recordings
 test: $(READY)  ## test the notebooks and the project, in parallel
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup
 
+test-fast: $(READY)  ## test the contracts, one run and the command line; under a minute
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) tests/test_contract.py tests/test_backbones.py tests/test_public.py tests/test_cli.py
+
 test-all: $(BENCH)  ## the same with everything that is slow, and with what needs a peer to compare with
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup --slow
 
@@ -67,7 +70,7 @@ bench-whisper: $(PEER)/.installed  ## time training with Whisper's decoder again
 
 bench: bench-quantizers bench-data bench-train bench-whisper  ## all four
 
-lines: $(READY)  ## count lines of code, by layer, and dependencies
+lines: $(READY)  ## count lines of code, by layer, and dependencies; and how the code reads
 	@$(BIN)/python tests/count_lines.py
 
 docs: $(READY)  ## build the site in _docs, offline
@@ -83,6 +86,9 @@ export: $(READY)  ## write the package from the notebooks
 notebooks: $(READY)  ## run every notebook in order, keep its outputs, clean it
 	@$(PYTEST) nbs --slow --save
 	@$(BIN)/nbdev-clean
+
+architecture: $(READY)  ## draw the rooms in ARCHITECTURE.md from the imports
+	@$(BIN)/python docs/architecture.py
 
 readme: $(READY)  ## write README.md from nbs/index.ipynb
 	@$(BIN)/python docs/pages.py README.md

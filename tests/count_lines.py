@@ -1,9 +1,11 @@
-"""Lines of code, ours and a peer's, by one counter: `python tests/count_lines.py [--peer FOLDER [--report FILE]]` prints a table in Markdown
+"""Count the code of the package, and of a peer, with one counter: `python tests/count_lines.py [--peer FOLDER [--report FILE]]`
 
-A line of code holds something besides a comment or a docstring; as lines differ in length, tokens are counted too. What an installation brings in is counted where this
-runs, without extras. FOLDER holds WhisperSpeech's wheel, unpacked; its quantizer path is what the modules in ROOTS import, and FILE what `pip install --dry-run --ignore-installed --report FILE
-whisperspeech[dev]==0.8.9 torch==2.13.0` writes: the same build of torch as ours, as another one brings packages of its own."""
-import argparse, ast, io, json, sys, tokenize
+The first table has files, lines of code, tokens and dependencies. A line of code holds something besides a comment or a docstring. Lines differ in length, so tokens are counted too.
+Installed packages are counted where this runs, without extras. FOLDER holds the unpacked wheel of WhisperSpeech; its quantizer path is what the modules in ROOTS import. FILE is what
+`pip install --dry-run --ignore-installed --report FILE whisperspeech[dev]==0.8.9 torch==2.13.0` writes, with the same build of torch as ours.
+
+The second table, without `--peer`, is about reading: tokens a line, long lines, and the sizes of the notebooks' export cells."""
+import argparse, ast, io, json, statistics, sys, tokenize
 from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, PathDistribution, distribution
 from pathlib import Path
@@ -64,6 +66,32 @@ def row(name, files, declared='', brought=''):
     n,lines,tokens = total(files)
     print(f'| {name} | {n} | {lines:,} | {tokens:,} | {declared} | {brought} |')
 
+def export_cells():
+    "The code of each exported cell of the notebooks, without directives"
+    for path in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            lines = ''.join(cell['source']).split('\n')
+            if cell['cell_type'] == 'code' and any(o.startswith('#| export') for o in lines[:3]):
+                yield [o for o in lines if o.strip() and not o.startswith('#|')]
+
+def code_lines(path):
+    "Lines of a file that hold code, without what the exporter writes above each cell"
+    lines = path.read_text(encoding='utf-8').split('\n')
+    return [o for o in lines if o.strip() and not o.startswith('# ')]
+
+def reading_table(files):
+    "How the code reads, beside what we aim at"
+    _,lines,tokens = total(files)
+    nodes = sum(1 for o in files for _ in ast.walk(ast.parse(o.read_text(encoding='utf-8'))))
+    widths = [len(o) for f in files for o in code_lines(f)]
+    long = sum(o > 120 for o in widths)
+    cells = [len(o) for o in export_cells()]
+    rows = [('tokens', f'{tokens:,}', '86,000'), ('tokens a line', f'{tokens/lines:.1f}', '10'), ('AST nodes a line', f'{nodes/lines:.1f}', ''),
+        ('lines over 120 characters', f'{long:,} ({long/len(widths):.1%})', '1 %'), ('longest line', max(widths), '140'),
+        ('export cells', f'{len(cells):,}', ''), ('  median lines', f'{statistics.median(cells):g}', '10'), ('  most lines', max(cells), '45')]
+    print('\n| how it reads | now | at most |\n|---|--:|--:|')
+    for row in rows: print('| '+' | '.join(map(str, row))+' |')
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument('--peer', type=Path)
@@ -80,6 +108,7 @@ def main():
     row(f'{lib.name}/*.py', [o for o in files if o.parent==lib])
     for d in sorted({o.parent for o in files} - {lib}): row(d.relative_to(ROOT).as_posix(), [o for o in files if o.parent==d])
     row("what Whisper's objective adds", [lib/o for o in WHISPER if (lib/o).exists()])
+    if not args.peer: reading_table(files)
     if args.peer:
         meta, = args.peer.glob('[Ww]hisper[Ss]peech-*.dist-info')
         path = closure(args.peer/'whisperspeech'/f'{o}.py' for o in ROOTS)

@@ -151,9 +151,10 @@ def test_torchaudio_imports():
 
 @pytest.mark.slow
 def test_wheel_has_data(tmp_path):
-    "The configs and the packaged recordings travel with the wheel and with the source"
+    "The configs, the packaged recordings and the files of the pages travel with the wheel and with the source"
     shutil.copytree(root, tmp_path/'src', ignore=shutil.ignore_patterns('.*', 'nbs', 'build', 'dist', '*.egg-info', '__pycache__'))
     py('from build.__main__ import main; main(["."])', tmp_path/'src')  # the wheel from the source distribution
     names = zipfile.ZipFile(next(tmp_path.glob('src/dist/*.whl'))).namelist()
+    assert {f'{lib.name}/app/assets/{o}' for o in ('report.html','report.css','watch.html','watch.css','watch.js','uplot/uPlot.iife.min.js','uplot/LICENSE')} <= set(names)
     files = [o for o in lib.rglob('*') if o.is_file() and '__pycache__' not in o.parts]
     assert not [o for o in map(name, files) if o not in names]

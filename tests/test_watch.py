@@ -3,7 +3,7 @@ import http.client, json, os, re, shutil, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
-import numpy as np, pandas as pd, pytest
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest
 from quantizer.app import watch
 from quantizer.app.cli import main
 from quantizer.app.watch import GrowingCSV, serve, watch_data
@@ -134,10 +134,10 @@ def test_million_rows(tmp_path):
     began = time.perf_counter()
     d = watch_data(run, cache)
     first = time.perf_counter()-began
-    assert len(d['steps']['loss']) <= 600 and len(json.dumps(d)) < 60_000 and cache['steps'].n == 1_000_000
+    assert len(d['steps']['loss']) <= 600 and len(json.dumps(d)) < 60_000 and cache['steps'].rows == 1_000_000
     assert np.mean(d['steps']['loss']) == pytest.approx(3, abs=0.01) and d['steps']['step'][0] == pytest.approx(10*(cache['steps'].every+1)/2)
     read = []
-    cache['steps']._add = lambda lines: (read.append(len(lines)), GrowingCSV._add(cache['steps'], lines))
+    cache['steps'].add_lines = lambda lines: (read.append(len(lines)), GrowingCSV.add_lines(cache['steps'], lines))
     began = time.perf_counter()
     for i in range(20):
         with open(run/'steps.csv', 'a') as f: f.write(f'{10_000_010+10*i},0.6,0,0.001,1,1000000\n')
@@ -177,14 +177,18 @@ class Page(HTMLParser):
         if not any(t in ('script','style') for t,_ in self.open):
             for _,i in self.open: self.text[i] = self.text.get(i, '')+data
     def curves(self, id):
-        "Points of each curve in the chart `id`"
-        return [len(re.findall('[ML]', a['d'])) for t,a,ids in self.found if t == 'path' and id in ids and a.get('style')]
+        "Points of each curve that uPlot was given for the chart `id`, as its legend says"
+        return [int(a['data-points']) for t,a,ids in self.found if id in ids and 'data-points' in a]
     def attrs(self, id): return next(a for _,a,_ in self.found if a.get('id') == id)
+
+def chromium(url, tmp_path, ms, *args):
+    "Have Chromium load a page, for `ms` of the page's own time"
+    args = [*args, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--window-size=1200,1400']
+    return subprocess.run([CHROMIUM, *args, f'--virtual-time-budget={ms}', f'--user-data-dir={tmp_path/"profile"}', url], capture_output=True, text=True, timeout=180)
 
 def load(url, tmp_path, ms):
     "The page after `ms` of its own time"
-    args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--window-size=1200,1400']
-    res = subprocess.run([CHROMIUM, *args, f'--virtual-time-budget={ms}', f'--user-data-dir={tmp_path/"profile"}', '--dump-dom', url], capture_output=True, text=True, timeout=180)
+    res = chromium(url, tmp_path, ms, '--dump-dom')
     assert '</html>' in res.stdout, res.stderr
     return Page(res.stdout)
 
@@ -203,6 +207,22 @@ def test_page(server, tmp_path):
     assert BAD in p.text['events'] and not [t for t,_,_ in p.found if t == 'img'] # as text
     assert [a.get('class') for t,a,_ in p.found if t == 'li'] == ['collapse', '']
     assert 'hidden' in p.attrs('gone') and 'hidden' in p.attrs('report')
+
+@needs_chromium
+def test_curves_are_drawn(server, tmp_path):
+    "The canvases have the colours of the curves; legends and bars have fewer such pixels"
+    res = chromium(server.url, tmp_path, 1500, f'--screenshot={tmp_path/"page.png"}')
+    assert (tmp_path/'page.png').exists(), res.stderr
+    pixels = (plt.imread(tmp_path/'page.png')[420:,:,:3]*255).round()
+    near = {name:int((np.abs(pixels-rgb).max(-1) < 40).sum()) for name,rgb in dict(c0=(0,104,181), c1=(200,80,10), steps=(154,164,181)).items()}
+    assert min(near.values()) > 500, near
+
+def test_policy(server):
+    "The page has no inline script or style, and the policy allows none"
+    page,head = ask(server, '/')[1],ask(server, '/')[2]
+    assert "script-src 'self'; style-src 'self'" in head['Content-Security-Policy'] and 'unsafe' not in head['Content-Security-Policy']
+    assert [t for t,a,_ in Page(page).found if t == 'style' or 'style' in a or t == 'script' and a.get('type') != 'application/json' and 'src' not in a] == []
+    assert 'script-src' not in ask(server, '/report.html')[2].get('Content-Security-Policy', '')
 
 @needs_chromium
 def test_page_follows(server, tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def _quantizer_losses(name):
 def _leave_out(block, names, where, name):
     "Remove keys, and warn"
     for k in names: del block[k]
-    if names: warnings.warn(f"{where}={name}: left out {', '.join(names)}, which '{name}' does not have")
+    if names: warnings.warn(f"{where}.name={name}: left out {', '.join(names)}, which '{name}' does not have")
 
 # %% ../../nbs/app/80_config.ipynb #01ecb4aa
 def replace_name(cfg, where, block, name):

@@ -176,7 +176,7 @@ def interrupted(self:Run,
 @patch
 def diverged(self:Run, error:FloatingPointError)->QuantizerError:
     "Log that the loss or a gradient is not finite; the error to raise"
-    self.learn.run_log.event('stopped', f'not finite: {error}', say=False)
+    self.learn.run_log.event('stopped', f'not finite: {error}', show=False)
     return QuantizerError(f"training diverged in epoch {self.learn.epoch}, after step {self.learn.train_iter} ({error}): "
         "try a lower train.lr, or train.nonfinite=skip if it is one bad batch; "
         f"the checkpoints before it are in {self.out/'checkpoints'}")
@@ -221,7 +221,7 @@ def finish(self:Run)->dict:
     "Tokenizer, measures and report of a run that is trained"
     tokenizer,state = self.finish_tokenizer()
     measures = report_run(self.out, self.cfg, self.corpus, self.store, tokenizer, state)
-    self.learn.run_log.event('finished', 'trained, measured and reported', say=False)
+    self.learn.run_log.event('finished', 'trained, measured and reported', show=False)
     return measures
 
 # %% ../../nbs/app/83_run.ipynb #3531d36a

@@ -1,4 +1,4 @@
-"""A live page of a run, while it trains or after
+"""`quantizer watch RUN` shows curves, codes and events of a run in the browser, during training or afterwards
 
 Docs: https://quantizer-dev.github.io/quantizer/app/watch.html.md"""
 
@@ -8,284 +8,323 @@ Docs: https://quantizer-dev.github.io/quantizer/app/watch.html.md"""
 __all__ = ['GrowingCSV', 'check_run', 'watch_data', 'watch_page', 'serve', 'watch_run']
 
 # %% ../../nbs/app/84_watch.ipynb #c46d0579
-import csv, html, io, json, math, re, threading, time, warnings, webbrowser
+import csv, io, json, math, re, threading, time, warnings, webbrowser
 from collections import deque
+from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np, pandas as pd, yaml
 from fastcore.basics import patch
+from .pages import read_asset, render_page
 from ..core.errors import QuantizerError, escape_path
+from ..evaluate.metrics import METRICS
 
 # %% ../../nbs/app/84_watch.ipynb #24869e7c
 class GrowingCSV:
-    "A CSV file as it grows: means of neighbouring rows, and the last rows as they are"
+    "A CSV file that grows: means of neighbouring rows of each column, and the last rows unchanged"
     def __init__(self,
-        path:str|Path, # May not be there yet
-        points:int=600, # Means to keep at most; even
-        last:int=256, # Rows to keep as they are
+        path:str|Path, # CSV file; it may not exist yet
+        points:int=600, # largest number of means to keep of a column; even
+        last:int=256, # number of last rows to keep unchanged
     ):
         self.path,self.points,self.recent = Path(path),points,deque(maxlen=last)
         self.clear()
+
     def clear(self):
-        "As before the first look"
-        self.pos,self.mark,self.names,self.n,self.every = 0,b'',[],0,1
+        "Forget everything that was read"
+        self.position,self.tail = 0,b'' # bytes read so far, and the last of them
+        self.names,self.rows,self.every = [],0,1
         self.recent.clear()
-    def read(self)->'GrowingCSV':
-        "Read the whole lines that are new"
-        try: f = open(self.path, 'rb')
-        except FileNotFoundError: self.clear(); return self
-        with f:
-            f.seek(self.pos-len(self.mark))
-            if f.read(len(self.mark)) != self.mark: self.clear(); f.seek(0)
-            rest = b''
-            while part := f.read(1<<23):
-                lines,end,rest = (rest+part).rpartition(b'\n')
-                if end: self._add(lines+end)
+
+# %% ../../nbs/app/84_watch.ipynb #67f30638
+def _complete_lines(file, size=1<<23):
+    "Blocks of complete lines, of about `size` bytes"
+    rest = b''
+    while part := file.read(size):
+        lines,newline,rest = (rest+part).rpartition(b'\n')
+        if newline: yield lines+newline
+
+@patch
+def _continues(self:GrowingCSV, file):
+    "Does the file still hold what was read of it?"
+    file.seek(self.position-len(self.tail))
+    return file.read(len(self.tail)) == self.tail
+
+# %% ../../nbs/app/84_watch.ipynb #43f227af
+@patch
+def read(self:GrowingCSV)->GrowingCSV:
+    "Read the complete lines that were appended since the last read"
+    try: file = open(self.path, 'rb')
+    except FileNotFoundError:
+        self.clear()
         return self
+    with file:
+        if not self._continues(file): self.clear()
+        file.seek(self.position)
+        for lines in _complete_lines(file): self.add_lines(lines)
+    return self
+
+# %% ../../nbs/app/84_watch.ipynb #90009722
+def _parse_rows(lines, names):
+    read = partial(pd.read_csv, names=names, index_col=False, low_memory=False, on_bad_lines='skip',
+        encoding_errors='replace')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', pd.errors.ParserWarning) # about rows with too many values
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+            with suppress(ValueError): return read(io.BytesIO(lines), quoting=quoting)
+    return pd.DataFrame()
+
+@patch
+def _read_header(self:GrowingCSV, lines):
+    "Take the column names from the first line; returns the other lines"
+    header,_,lines = lines.partition(b'\n')
+    self.names = next(csv.reader([header.decode(errors='replace')]), [])
+    self.sums = np.zeros((2, self.points, len(self.names))) # of the values, and how many they are
+    return lines
 
 # %% ../../nbs/app/84_watch.ipynb #fdaa36a8
 @patch
-def _add(self:GrowingCSV, lines):
-    "Take in whole lines"
-    self.pos,self.mark = self.pos+len(lines),(self.mark+lines)[-64:]
-    if not self.names:
-        head,_,lines = lines.partition(b'\n')
-        self.names = next(csv.reader([head.decode(errors='replace')]), [])
-        self.sums = np.zeros((2, self.points, len(self.names))) # of values, and how many they are
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', pd.errors.ParserWarning) # of rows with too many values
-        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE): # the second where a quotation never ends
-            try: df = pd.read_csv(io.BytesIO(lines), names=self.names, index_col=False, on_bad_lines='skip', encoding_errors='replace', low_memory=False, quoting=quoting)
-            except ValueError: continue
-            break
-        else: return
-    if df.empty: return
-    self.recent.extend(df.tail(self.recent.maxlen).to_dict('records'))
-    x = df.apply(pd.to_numeric, errors='coerce').to_numpy(float)
-    for o in np.split(x, np.flatnonzero(np.diff(x[:,self.names.index('step')]) <= 0)+1) if 'step' in self.names else [x]: self._add_means(o)
+def add_lines(self:GrowingCSV, lines:bytes):
+    "Add complete lines of the file"
+    self.position += len(lines)
+    self.tail = (self.tail+lines)[-64:]
+    if not self.names: lines = self._read_header(lines)
+    rows = _parse_rows(lines, self.names)
+    self.recent.extend(rows.tail(self.recent.maxlen).to_dict('records'))
+    if rows.empty or 'step' not in self.names: return
+    values = rows.apply(pd.to_numeric, errors='coerce').to_numpy(float)
+    falls = np.diff(values[:,self.names.index('step')]) <= 0
+    for part in np.split(values, np.flatnonzero(falls)+1): self._add_means(part)
 
 # %% ../../nbs/app/84_watch.ipynb #41be4c2a
-@patch
-def _add_means(self:GrowingCSV, x):
-    "Take in rows `x` whose steps rise"
-    if 'step' in self.names: # those kept that are not before the first of `x` are done again
-        self.n = min(self.n, self.every*int(np.sum(~(self.means('step') >= x[0,self.names.index('step')]))))
-        self.sums[:,math.ceil(self.n/self.every):] = 0
-    while self.n+len(x) > self.points*self.every:
-        half = self.points//2
-        self.sums[:,:half] = self.sums.reshape(2, half, 2, -1).sum(2)
-        self.sums[:,half:],self.every = 0,2*self.every
-    at,ok = (self.n+np.arange(len(x)))//self.every,np.isfinite(x)
-    first = np.flatnonzero(np.diff(at, prepend=-1))
-    self.sums[:,at[first]] += np.add.reduceat(np.stack([np.where(ok, x, 0), ok]), first, axis=1)
-    self.n += len(x)
-
 @patch
 def means(self:GrowingCSV, name:str)->np.ndarray: # NaN where there is no number
     "The curve of a column"
     if name not in self.names: return np.empty(0)
-    s,n = self.sums[:,:math.ceil(self.n/self.every),self.names.index(name)]
-    return np.divide(s, n, out=np.full(len(s), np.nan), where=n > 0)
+    sums,counts = self.sums[:,:math.ceil(self.rows/self.every),self.names.index(name)]
+    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+
+@patch
+def _merge_neighbours(self:GrowingCSV):
+    half = self.points//2
+    self.sums[:,:half] = self.sums.reshape(2, half, 2, -1).sum(2)
+    self.sums[:,half:] = 0
+    self.every *= 2
+
+@patch
+def _forget_from(self:GrowingCSV, step):
+    "Forget the means from `step` on"
+    before = np.sum(~(self.means('step') >= step))
+    self.rows = min(self.rows, self.every*int(before))
+    self.sums[:,math.ceil(self.rows/self.every):] = 0
+
+# %% ../../nbs/app/84_watch.ipynb #e583f725
+@patch
+def _add_means(self:GrowingCSV, values):
+    "Add rows whose steps rise"
+    self._forget_from(values[0,self.names.index('step')])
+    while self.rows+len(values) > self.points*self.every: self._merge_neighbours()
+    bins = (self.rows+np.arange(len(values)))//self.every
+    first = np.flatnonzero(np.diff(bins, prepend=-1)) # first row of each bin
+    finite = np.isfinite(values)
+    self.sums[:,bins[first]] += np.add.reduceat([np.where(finite, values, 0), finite], first, axis=1)
+    self.rows += len(values)
 
 # %% ../../nbs/app/84_watch.ipynb #c4de7c88
-def _get(d, *keys):
-    for k in keys: d = d.get(k) if isinstance(d, dict) else None
-    return d
+def _recent_progress(rows):
+    "`(N,2)`: training time and progress in recent rows of `steps.csv`, since the last resume"
+    frame = pd.DataFrame(list(rows), columns=['time_s','progress']).apply(pd.to_numeric, errors='coerce')
+    start = max(np.flatnonzero(frame.progress.diff() <= 0), default=0)
+    return frame.to_numpy(float)[start:]
 
-def _is(v): return isinstance(v, (int,float)) and math.isfinite(v)
+def _seconds_left(recent):
+    "NaN if unknown"
+    if not len(recent): return np.nan
+    seconds,progress = recent[-1]-(recent[0] if len(recent) > 1 else 0)
+    return seconds*(1-recent[-1,1])/progress if progress > 0 else np.nan
 
-def _pace(rows):
-    "Seconds left and the longest gap, from recent rows of `steps.csv`; NaN if unknown"
-    t,p = (np.array([float(r[k]) if _is(r.get(k)) else np.nan for r in rows]) for k in ('time_s','progress'))
-    i = max(np.flatnonzero(np.diff(p) <= 0), default=-1)+1 # since it was resumed
-    t,p = t[i:],p[i:]
-    packing_gap = np.nanmax(np.diff(t)) if np.isfinite(np.diff(t)).any() else np.nan
-    dp,dt = (p[-1]-p[0],t[-1]-t[0]) if len(p) > 1 else (p[-1],t[-1]) if len(p) else (0,0)
-    return dt*(1-p[-1])/dp if dp > 0 else np.nan, packing_gap
+# %% ../../nbs/app/84_watch.ipynb #4a09be4e
+def _is_number(value): return isinstance(value, (int,float)) and math.isfinite(value)
 
-def _state(steps, log, events, report, epochs, quiet, packing_gap):
-    said = next((str(o['kind']) for o in reversed(events) if o.get('kind') in ('started','resumed','stopped','finished')), None)
-    if said == 'finished' or report and said != 'stopped': return 'finished'
-    if said == 'stopped': return 'interrupted'
+def _run_state(
+    steps, # recent rows of `steps.csv`
+    log, # recent rows of `log.csv`
+    events, # recent rows of `events.csv`
+    has_report, # is there a report, newer than `steps.csv`?
+    epochs, # epochs of the config
+    is_quiet, # was the last row long ago?
+):
+    kinds = [event.get('kind') for event in events]
+    last = next((kind for kind in kinds[::-1] if kind in ('started','resumed','stopped','finished')), None)
+    if last == 'stopped': return 'interrupted'
+    if last == 'finished' or has_report: return 'finished'
     if not steps: return 'starting'
-    if log and _is(log[-1].get('epoch')) and _is(epochs) and log[-1]['epoch']+1 >= epochs: return 'measuring'
-    return 'silent' if quiet > max(60, 5*packing_gap if packing_gap == packing_gap else 0) else 'training'
+    epoch = log[-1].get('epoch') if log else None
+    if _is_number(epoch) and _is_number(epochs) and epoch+1 >= epochs: return 'measuring'
+    return 'silent' if is_quiet else 'training'
 
 # %% ../../nbs/app/84_watch.ipynb #0fcefdb0
 def check_run(
-    run:str|Path, # Folder
+    run:str|Path, # folder of a run
 )->Path:
-    "Refuse what is not the folder of a run"
-    if not (Path(run)/'config.yaml').is_file(): raise QuantizerError(f"{escape_path(run)}: not the folder of a run, it has no config.yaml; expected what 'quantizer train' made as --out")
-    return Path(run)
+    "Raise `QuantizerError` if this is not the folder of a run"
+    if (Path(run)/'config.yaml').is_file(): return Path(run)
+    raise QuantizerError(f"{escape_path(run)}: not the folder of a run, it has no config.yaml; "
+        "expected a folder that 'quantizer train' made with --out")
 
-def _parsed(cache, path, load):
-    "What `load` makes of the text of a file, again only if that has changed"
-    try:
-        at = (path.stat().st_mtime_ns, path.stat().st_size)
-        if cache.get(path, (None,))[0] != at: cache[path] = at,load(path.read_text(encoding='utf-8', errors='replace'))
-    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError): return _get(dict(enumerate(cache.get(path, ()))), 1)
-    return cache[path][1]
+def _read_cached(cache, path, parse):
+    "`parse` of the file's text; the last good result if the file is missing or damaged"
+    with suppress(OSError, ValueError, TypeError, yaml.YAMLError, RecursionError):
+        version = (path.stat().st_mtime_ns, path.stat().st_size)
+        if cache.get(path, (None,))[0] != version:
+            cache[path] = version,parse(path.read_text(encoding='utf-8', errors='replace'))
+    return cache.get(path, (None,None))[1]
 
-def _numbers(x, digits=5): return [float(f'{v:.{digits}g}') if math.isfinite(v) else None for v in x]
+# %% ../../nbs/app/84_watch.ipynb #070292a4
+def _nested(values, *keys):
+    "A value in nested dicts; `None` if there is none"
+    for key in keys: values = values.get(key) if isinstance(values, dict) else None
+    return values
 
-def _curves(table, leave=('progress','epoch','time_s')):
-    "Column -> its means, for JSON; columns without a number are left out"
-    res = {k:table.means(k) for k in table.names if k not in leave}
-    return {k:_numbers(v, 9 if k == 'step' else 5) for k,v in res.items() if np.isfinite(v).any()}
+def _rounded(values, digits=5): return [float(f'{v:.{digits}g}') if math.isfinite(v) else None for v in values]
 
-def _codes(text, points=600):
-    "Share of each code in equal use, the most frequent first, as few points as will do"
-    d,res = json.loads(text),[]
-    for n in d['counts']:
-        n = np.sort(np.array(n, float))[::-1]
-        at = np.unique(np.linspace(0, len(n)-1, min(len(n), max(50, points//len(d['counts'])))).round().astype(int))
-        res.append(dict(size=len(n), unused=int((n == 0).sum()), x=_numbers(100*(at+0.5)/len(n)), y=_numbers(n[at]*len(n)/max(1, n.sum()))))
-    return dict(step=d.get('step'), books=res)
+def _curves(table):
+    "Column -> its means; columns without numbers are left out"
+    names = [name for name in table.names if name not in ('progress','epoch','time_s')]
+    curves = {name:table.means(name) for name in names}
+    return {name:_rounded(y, 9 if name == 'step' else 5) for name,y in curves.items() if np.isfinite(y).any()}
+
+def _last_row(table):
+    row = table.recent[-1] if table.recent else {}
+    return {name:value if _is_number(value) else None for name,value in row.items()}
+
+# %% ../../nbs/app/84_watch.ipynb #761787f9
+def _book_usage(counts, points):
+    "The curve of one codebook, its most frequent code first"
+    counts = np.sort(np.array(counts, float))[::-1]
+    size = len(counts)
+    shown = np.unique(np.linspace(0, size-1, min(size, points)).round().astype(int))
+    return dict(size=size, unused=int((counts == 0).sum()), x=_rounded(100*(shown+0.5)/size),
+        y=_rounded(counts[shown]*size/max(1, counts.sum())))
+
+def _code_usage(text, points=600):
+    "What the page shows of `codes.json`"
+    codes = json.loads(text)
+    books = codes['counts']
+    return dict(step=codes.get('step'), books=[_book_usage(o, max(50, points//len(books))) for o in books])
+
+# %% ../../nbs/app/84_watch.ipynb #1c497c6c
+def _status(run, steps, log, events, epochs):
+    "State of the run, seconds since its last row, seconds left, and whether it has a report"
+    names = ('steps.csv','log.csv','events.csv','codes.json','report.html')
+    changed = {name:(run/name).stat().st_mtime for name in names if (run/name).is_file()}
+    report = changed.pop('report.html', 0)
+    quiet_s = time.time()-max(changed.values(), default=0)
+    recent = _recent_progress(steps.recent)
+    longest_gap = np.fmax.reduce(np.diff(recent[:,0]), initial=0) # ignores NaN
+    is_quiet = quiet_s > max(60, 5*longest_gap)
+    has_report = report and report >= changed.get('steps.csv', 0)
+    state = _run_state(steps.recent, log.recent, events.recent, has_report, epochs, is_quiet)
+    left = _seconds_left(recent) if state == 'training' else np.nan
+    return dict(state=state, report=bool(report), quiet_s=round(quiet_s) if changed else None,
+        eta_s=round(left) if math.isfinite(left) else None)
+
+# %% ../../nbs/app/84_watch.ipynb #e76fd6bb
+def _event_rows(table, n=30):
+    "The last events, the newest first, as text"
+    newest_first = list(table.recent)[:-n-1:-1]
+    rows = pd.DataFrame(newest_first, columns=['time','step','kind','text'], dtype=object)
+    return rows.map(lambda value: '' if pd.isna(value) else str(value)[:400]).to_dict('records')
 
 # %% ../../nbs/app/84_watch.ipynb #d86cb85a
 def watch_data(
-    run:str|Path, # Folder
-    cache:dict|None=None, # Of earlier looks at the same folder
-)->dict: # Fit for JSON
-    "What the page of a run shows"
-    run,cache = check_run(run),{} if cache is None else cache
-    cfg = _parsed(cache, run/'config.yaml', yaml.safe_load)
-    steps,log,events = (cache.setdefault(o, GrowingCSV(run/f'{o}.csv')).read() for o in ('steps','log','events'))
-    made = {o:(run/o).stat().st_mtime for o in ('steps.csv','log.csv','events.csv','codes.json','report.html') if (run/o).is_file()}
-    report = made.pop('report.html', 0)
-    quiet,(eta,packing_gap) = time.time()-max(made.values(), default=0),_pace(steps.recent)
-    epochs = _get(cfg, 'train', 'epochs')
-    state = _state(steps.recent, log.recent, events.recent, report and report >= made.get('steps.csv', 0), epochs, quiet, packing_gap)
-    row,end = ({k:(v if _is(v) else None) for k,v in t.recent[-1].items()} if t.recent else {} for t in (steps,log))
+    run:str|Path, # folder of a run
+    cache:dict|None=None, # kept from earlier calls for the same folder
+)->dict: # only values that JSON can hold
+    "What the live page of a run shows; raises `QuantizerError` if this is not the folder of a run"
+    run = check_run(run)
+    cache = {} if cache is None else cache
+    config = _read_cached(cache, run/'config.yaml', yaml.safe_load)
+    steps,log,events = (cache.setdefault(name, GrowingCSV(run/f'{name}.csv')).read()
+                        for name in ('steps','log','events'))
+    epochs = _nested(config, 'train', 'epochs')
+    parts = (_nested(config, 'features', 'name'), _nested(config, 'model', 'quantizer', 'name'))
     verdict = log.recent[-1].get('verdict') if log.recent else None
-    return dict(name=Path(run).absolute().name, made_of=' + '.join(str(o) for o in (_get(cfg, 'features', 'name'), _get(cfg, 'model', 'quantizer', 'name')) if o),
-        state=state, quiet_s=round(quiet) if made else None, eta_s=round(eta) if state == 'training' and math.isfinite(eta) else None, report=bool(report), epochs=epochs if _is(epochs) else None,
-        verdict=verdict if isinstance(verdict, str) else None, last=row, validation=end, steps=_curves(steps), log=_curves(log), codes=_parsed(cache, run/'codes.json', _codes),
-        events=[{k:'' if v is None or v != v else str(v)[:400] for k,v in o.items() if k in ('time','step','kind','text')} for o in [*events.recent][:-31:-1]])
-
-# %% ../../nbs/app/84_watch.ipynb #05e2f6be
-_STYLE = """
-:root{color-scheme:light dark;--bg:#fff;--fg:#1d2330;--dim:#667085;--line:#e4e7ec;--card:#f8f9fb;--c0:#0068b5;--c1:#c8500a;--c2:#00855f;--c3:#a8478a;--c4:#8a6d00;--c5:#3f8fc4;--thin:#9aa4b5;--bad:#b42318;--warn:#9a6200}
-@media(prefers-color-scheme:dark){:root{--bg:#14171d;--fg:#e6e9ef;--dim:#98a2b3;--line:#2c323d;--card:#1b1f27;--c0:#58b0f0;--c1:#f08b4c;--c2:#3cc79b;--c3:#dd8bc2;--c4:#d8b84a;--c5:#8cc7ee;--thin:#69748a;--bad:#ff8577;--warn:#eab45c}}
-*{box-sizing:border-box}body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:0 auto;padding:1em;background:var(--bg);color:var(--fg)}[hidden]{display:none!important}
-header{display:flex;flex-wrap:wrap;align-items:baseline;gap:.2em .8em}h1{font-size:1.4em;margin:0;overflow-wrap:anywhere}h2{font-size:1em;margin:1.2em 0 .3em}a{color:var(--c0)}.dim{color:var(--dim)}
-#state{padding:.05em .7em;border-radius:1em;border:1px solid;color:var(--c0)}#state.finished{color:var(--c2)}#state.interrupted,#state.measuring{color:var(--warn)}#state.silent{color:var(--bad)}
-#bar{height:.55em;border-radius:.3em;background:var(--line);margin:.7em 0 .3em;overflow:hidden}#bar i{display:block;height:100%;background:var(--c0)}#at{margin:0}#gone{color:var(--bad);font-weight:600}
-#verdict{margin:.8em 0;padding:.5em .9em;background:var(--card);border-left:4px solid var(--c2)}#verdict.warn{border-color:var(--warn)}#verdict.bad{border-color:var(--bad)}
-#figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:.6em}#figures div{background:var(--card);border-radius:.4em;padding:.4em .7em}#figures b{display:block;font-size:1.15em;font-variant-numeric:tabular-nums}
-#figures svg{display:block;width:100%;height:24px}#figures .bad b{color:var(--bad)}
-#charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,350px),1fr));gap:1.2em 1.6em;margin-top:1.2em}figure{margin:0;min-width:0;display:flex;flex-direction:column}
-figcaption{display:flex;min-height:1.7em;flex-wrap:wrap;gap:0 1em;align-items:baseline}figcaption b{margin-right:auto}.legend{font-size:13px;min-height:1.5em;font-variant-numeric:tabular-nums}.legend span{margin-right:1em;white-space:nowrap}
-.legend i{display:inline-block;width:1em;height:3px;margin-right:.35em;vertical-align:middle}
-figure svg{display:block;width:100%;height:190px;flex:none;margin-top:auto;touch-action:pan-y}svg text{font-size:11px;fill:var(--dim)}svg path{fill:none;stroke-width:1.8;stroke-linejoin:round}svg .thin{stroke-width:1}svg .grid{stroke:var(--line)}svg .rule{stroke:var(--dim);stroke-dasharray:3 3}
-#events{list-style:none;margin:0;padding:0;max-height:11.5em;overflow:auto;border:1px solid var(--line);border-radius:.4em}#events li{display:grid;grid-template-columns:11.5em 7em 6em 1fr;gap:.8em;padding:.15em .7em}#events span{white-space:nowrap}#events span:last-child{white-space:normal;overflow-wrap:anywhere}
-#events li.warning{color:var(--warn);font-weight:600}#events li.collapse{color:var(--bad);font-weight:600;background:color-mix(in srgb,var(--bad) 12%,transparent)}
-@media(max-width:600px){#events li{grid-template-columns:auto auto 1fr;gap:0 .8em}#events li span:last-child{grid-column:1/-1}}
-"""
-
-# %% ../../nbs/app/84_watch.ipynb #3974ce83
-_DRAW = r"""
-const $=id=>document.getElementById(id), specs={}, hover={}, num=v=>v==null||!isFinite(v)?'–':v===0?'0':Math.abs(v)>=1e6||Math.abs(v)<1e-3?v.toExponential(1).replace('.0e','e'):
-  Math.abs(v)>=100?Math.round(v).toLocaleString('en'):String(+v.toPrecision(3));
-function el(parent,tag,attrs={},text){const o=tag=='svg'||parent instanceof SVGElement?document.createElementNS('http://www.w3.org/2000/svg',tag):document.createElement(tag);
-  for(const k in attrs) o.setAttribute(k,attrs[k]); if(text!=null) o.textContent=text; return parent.appendChild(o)}
-function ticks(lo,hi,log){const r=[];
-  if(log){const far=Math.log10(hi/lo); for(let e=Math.floor(Math.log10(lo));e<=Math.log10(hi);e++) for(const m of far>3?[1]:far>1.2?[1,3]:[1,2,3,5,7]) r.push(m*10**e)}
-  else{const raw=(hi-lo)/5, p=10**Math.floor(Math.log10(raw)), s=p*[1,2,5,10].find(o=>o*p>=raw*.999); for(let i=Math.ceil(lo/s);i*s<=hi*1.0001;i++) r.push(i*s)}
-  return r.filter(o=>o>=lo*.9999&&o<=hi*1.0001)}
-function nearest(x,v){let b=-1; x.forEach((o,i)=>{if(o!=null&&(b<0||Math.abs(o-v)<Math.abs(x[b]-v))) b=i}); return b}
-function last(y){for(let i=y.length-1;i>=0;i--) if(y[i]!=null) return i; return -1}
-function path(x,y,X,Y){let d='',pen='M'; x.forEach((o,i)=>{if(o==null||y[i]==null||!isFinite(Y(y[i]))) pen='M'; else{d+=pen+X(o).toFixed(1)+' '+Y(y[i]).toFixed(1); pen='L'}}); return d}
-function draw(id){const {curves,log,floor,top,rule,unit='',end}=specs[id], fig=$(id), svg=fig.querySelector('svg'), w=svg.clientWidth||350, h=190, L=46, R=w-8, T=8, B=h-20, see=hover[id], at=(end?'% of the codes':'step')+(see==null?'':' '+num(see));
-  const ok=v=>v!=null&&(!log||v>0), ys=curves.flatMap(c=>{const v=c.y.filter(ok); return c.thin&&v.length>50?v.sort((a,b)=>a-b).slice(0,Math.ceil(v.length*.98)):v});
-  let hi=top??Math.max(...ys,rule??-1/0)*(log?1.1:1.06), lo=log?Math.max(floor??0,Math.min(...ys)/1.1):Math.min(0,...ys); const a=0, b=end??Math.max(...[data.steps,data.log].flatMap(o=>(o.step??[]).slice(-1)));
-  svg.replaceChildren(); const legend=fig.querySelector('.legend'); legend.replaceChildren();
-  if(!ys.length){el(svg,'text',{x:w/2,y:h/2,'text-anchor':'middle'},'nothing yet'); return}
-  if(hi<=lo) hi=lo+(log?lo:1); const f=log?Math.log:o=>o, X=v=>L+(R-L)*(v-a)/Math.max(b-a,1), Y=v=>log&&v<lo?B:B-(B-T)*(f(v)-f(lo))/(f(hi)-f(lo));
-  el(el(el(svg,'defs'),'clipPath',{id:id+'-clip'}),'rect',{x:L-4,y:T-4,width:R-L+8,height:B-T+8});
-  for(const t of ticks(lo,hi,log)){el(svg,'path',{class:'grid',d:`M${L} ${Y(t)}H${R}`}); el(svg,'text',{x:L-6,y:Y(t)+4,'text-anchor':'end'},num(t))}
-  for(const t of b>a?ticks(a,b).filter(t=>X(t)<R-6*at.length-24):[]) el(svg,'text',{x:X(t),y:h-5,'text-anchor':'middle'},num(t)); el(svg,'text',{x:R,y:h-5,'text-anchor':'end'},at);
-  if(rule!=null) el(svg,'path',{class:'rule',d:`M${L} ${Y(rule)}H${R}`});
-  const g=el(svg,'g',{'clip-path':`url(#${id}-clip)`});
-  for(const c of curves){const k=see==null?last(c.y):nearest(c.x,see), color=c.color.startsWith('hsl')?c.color:`var(--${c.color})`; el(g,'path',{d:path(c.x,c.y,X,Y),style:'stroke:'+color,class:c.thin?'thin':''});
-    if(k>=0&&ok(c.y[k])&&(!c.thin||see!=null)) el(g,'circle',{cx:X(c.x[k]),cy:Y(c.y[k]),r:3,style:'fill:'+color});
-    const s=el(legend,'span'); el(s,'i',{style:'background:'+color}); s.append(c.name+(c.still&&see==null?'':' '+(k<0?'–':num(c.y[k])+unit)))}
-  if(rule!=null) el(legend,'span',{class:'dim'},'┄ equal use');
-  if(see!=null) el(svg,'path',{class:'rule',d:`M${X(see)} ${T}V${B}`}); svg.onpointermove=e=>{hover[id]=Math.min(b,Math.max(a,a+(b-a)*(e.offsetX-L)/(R-L))); const c=curves[0]; if(!end&&c){const i=nearest(c.x,hover[id]); if(i>=0) hover[id]=Math.round(c.x[i])} draw(id)};
-  svg.onpointerleave=()=>{delete hover[id]; draw(id)}}
-function chart(id,spec){spec.curves=spec.curves.filter(c=>c.x&&c.y&&c.y.length); specs[id]=spec; draw(id)}
-"""
-
-# %% ../../nbs/app/84_watch.ipynb #0810fc59
-_SHOW = r"""
-let data=null; const color=(i,n)=>n<7?'c'+i:`hsl(${300*i/n} 55% 52%)`, book=(i,n)=>(i==0||n<4?'codebook ':'')+(i+1), span=s=>s==null?'–':s<60?Math.round(s)+' s':s<3600?Math.round(s/60)+' min':s<86400?Math.floor(s/3600)+' h '+Math.round(s%3600/60)+' min':Math.floor(s/86400)+' d '+Math.round(s%86400/3600)+' h';
-const ms=v=>v==null?'–':v<1?num(v*1000)+' ms':num(v)+' s', FIGURES=[['step_s','time of a step',ms],['data_wait','waiting for data',v=>v==null?'–':num(100*v)+' %'],['frames_per_s','frames per second',num],
-  ['memory_mb','memory',v=>v==null?'–':num(v)+' MB'],['grad_norm','gradient norm',num],['skipped','steps skipped',num,v=>v>0]];
-const NOT=['step','lr','grad_norm','skipped','usage','perplexity','step_s','data_wait','frames_per_s','memory_mb'];
-function books(name,k=1){const log=data.log, s=data.steps, each=Object.keys(log).filter(o=>o.startsWith(name+'_')), all=y=>y&&y.map(o=>o==null?null:o*k), res=[{name:'steps',x:s.step,y:all(s[name]),color:'thin',thin:1,still:1}];
-  if(!each.length) return [...res,{name:'validation',x:log.step,y:all(log[name]),color:'c0'}];
-  return [...res,...each.map((o,i)=>({name:book(i,each.length),x:log.step,y:all(log[o]),color:color(i,each.length)}))]}
-function losses(){const {steps:s,log:l}=data, names=['loss',...Object.keys(s).filter(o=>o!='loss'&&!NOT.includes(o))], pick=$('which');
-  if(names.join()!=[...pick.options].map(o=>o.value).join()){const was=pick.value; pick.replaceChildren(); names.forEach(o=>el(pick,'option',{value:o},o)); if(names.includes(was)) pick.value=was}
-  const n=pick.value; chart('loss',{log:$('log').checked,curves:[{name:'steps',x:s.step,y:s[n],color:'thin',thin:1},{name:'train',x:l.step,y:l['train_'+n],color:'c0'},{name:'validation',x:l.step,y:l['valid_'+n],color:'c1'}]})}
-function charts(){const {steps:s,log:l,codes}=data; losses();
-  chart('nre',{curves:[{name:'validation',x:l.step,y:l.nre,color:'c1'}]}); chart('lr',{curves:[{name:'steps',x:s.step,y:s.lr,color:'c0'}]});
-  chart('usage',{top:104,unit:' %',curves:books('usage',100)}); chart('perplexity',{curves:books('perplexity')});
-  chart('codes',{log:1,floor:.01,rule:1,end:100,curves:codes?codes.books.map((o,i,all)=>({name:(all.length>1?book(i,all.length):num(o.size)+' codes')+(o.unused?` (${num(o.unused)} unused)`:''),x:o.x,y:o.y,color:color(i,all.length),still:1})):[]})}
-function figures(){const box=$('figures'); box.replaceChildren();
-  for(const [k,name,say,bad] of FIGURES){const v=data.last[k]??data.validation[k], y=data.steps[k]; if(v==null&&!y) continue; const o=el(box,'div',{id:'fig-'+k,class:bad&&bad(v)?'bad':''}); el(o,'span',{class:'dim'},name); el(o,'b',{},say(v)); if(!y||y.length<2) continue;
-    const v2=y.filter(o=>o!=null), lo=Math.min(...v2), hi=Math.max(...v2), svg=el(o,'svg',{viewBox:'0 0 100 24',preserveAspectRatio:'none'}); el(svg,'path',{class:'thin',style:'stroke:var(--thin)','vector-effect':'non-scaling-stroke',d:path(y.map((_,i)=>i),y,i=>100*i/(y.length-1),v=>hi>lo?22-20*(v-lo)/(hi-lo):12)})}}
-function show(){const d=data, r=d.last, done=['finished','measuring'].includes(d.state)?1:r.progress??0, state=$('state'), v=$('verdict'), said=d.verdict??'';
-  document.title=(done<1?Math.floor(100*done)+' % ':'')+d.name; $('name').textContent=d.name; $('made_of').textContent=d.made_of; $('report').hidden=!d.report; state.className=d.state;
-  state.textContent={training:'training',finished:'finished',interrupted:'interrupted',starting:'no row yet',measuring:'trained, no report yet',silent:'no new row for '+span(d.quiet_s)}[d.state];
-  $('bar').firstElementChild.style.width=100*done+'%'; $('bar').setAttribute('aria-valuenow',Math.round(100*done));
-  $('at').textContent=[(done||r.progress!=null)&&Math.floor(100*done)+' %',r.step!=null&&'step '+r.step.toLocaleString('en'),d.epochs&&r.progress!=null&&`${(r.progress*d.epochs).toFixed(1)} of ${d.epochs} epochs`,r.time_s!=null&&span(r.time_s)+' of training',d.eta_s!=null&&`about ${span(d.eta_s)} left`].filter(o=>o).join(' · ');
-  v.hidden=!said; v.textContent='Codebook: '+said; v.className=/^collapsed|^mostly dead/.test(said)?'bad':/^healthy/.test(said)?'':'warn'; figures(); charts();
-  $('events').replaceChildren(); d.events.forEach(e=>{const o=el($('events'),'li',{class:['warning','collapse'].includes(e.kind)?e.kind:''}); for(const t of [e.time.replace('T',' ').slice(0,19),e.step&&'step '+e.step,e.kind,e.text]) el(o,'span',{},t)}); $('past').hidden=!d.events.length}
-async function poll(){let say=''; if(!data||!document.hidden) try{const r=await fetch('data.json'); if(r.ok){data=await r.json(); show()} else say=await r.text()}catch(e){say=e instanceof TypeError&&/fetch/i.test(e.message)?'no answer: the server of this page has ended':String(e)}
-  $('gone').textContent=say; $('gone').hidden=!say; setTimeout(poll,2000)}
-$('which').onchange=$('log').onchange=()=>data&&losses(); window.onresize=()=>Object.keys(specs).forEach(draw); poll();
-"""
+    return dict(name=run.absolute().name, made_of=' + '.join(str(part) for part in parts if part),
+        epochs=epochs if _is_number(epochs) else None, verdict=verdict if isinstance(verdict, str) else None,
+        last=_last_row(steps), validation=_last_row(log), steps=_curves(steps), log=_curves(log),
+        codes=_read_cached(cache, run/'codes.json', _code_usage), events=_event_rows(events),
+        **_status(run, steps, log, events, epochs))
 
 # %% ../../nbs/app/84_watch.ipynb #da568716
-def _figure(id, title, more=''): return f'<figure id="{id}"><figcaption><b>{title}</b>{more}</figcaption><div class="legend"></div><svg role="img" aria-label="{title}"></svg></figure>'
-
 def watch_page(
-    title:str, # Of the window, until the page has read the run
+    title:str, # title of the window until the page has read the run
 )->str: # HTML
-    "The page, which asks for `data.json` every two seconds"
-    charts = [_figure('loss', 'Loss', '<select id="which" aria-label="which loss"></select><label><input type="checkbox" id="log"> log</label>'), _figure('nre', 'Reconstruction error'),
-        _figure('lr', 'Learning rate'), _figure('usage', 'Codes in use'), _figure('perplexity', 'Perplexity'), _figure('codes', 'Use of each code, × equal use')]
-    return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
-        f'<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><header><h1 id="name">{html.escape(title)}</h1><span id="made_of" class="dim"></span><span id="state"></span>'
-        '<a id="report" href="report.html" hidden>report</a></header><p id="gone" hidden></p><div id="bar" role="progressbar" aria-label="progress"><i></i></div><p id="at" class="dim"></p><p id="verdict" hidden></p>'
-        '<section id="figures"></section><div id="past" hidden><h2>Events</h2><ol id="events"></ol></div>'
-        f'<section id="charts">{"".join(charts)}</section><script>{_DRAW}{_SHOW}</script></body></html>')
+    "The live page, which reads `data.json` every two seconds"
+    metrics = {name:dict(label=metric.label, unit=metric.unit) for name,metric in METRICS.items()}
+    charts = {name:METRICS[name].label for name in ('loss','nre','lr','usage','perplexity')}
+    charts['codes'] = 'use of each code, × equal use'
+    return render_page('watch.html', title=title, metrics=metrics, charts=charts)
 
 # %% ../../nbs/app/84_watch.ipynb #e229a224
-class _Handler(BaseHTTPRequestHandler):
-    timeout = 30
-    def log_message(self, *args): pass
-    def do_GET(self):
-        if re.sub(r':\d+$', '', self.headers.get('Host', '')).lower() not in ('localhost','127.0.0.1'): return self.send_error(403, 'only for localhost')
-        answer = dict({'/':self._page, '/data.json':self._data, '/report.html':self._report}).get(self.path.split('?')[0])
-        if answer is None: return self.send_error(404)
-        try: kind,body = answer()
-        except (QuantizerError, OSError) as e: kind,body,code = 'text/plain',str(e).encode(errors='replace'),404
-        else: code = 200
-        self.send_response(code)
-        for k,v in {'Content-Type':f'{kind}; charset=utf-8', 'Content-Length':len(body), 'Cache-Control':'no-store', 'X-Content-Type-Options':'nosniff', 'Content-Security-Policy':
-            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"}.items(): self.send_header(k, v)
-        self.end_headers()
-        self.wfile.write(body)
-    def _page(self): return 'text/html',watch_page(escape_path(self.server.run.absolute().name)).encode()
-    def _report(self): return 'text/html',(self.server.run/'report.html').read_bytes()
-    def _data(self):
-        with self.server.lock: return 'application/json',json.dumps(watch_data(self.server.run, self.server.cache), allow_nan=False).encode()
+_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+_PAGE_POLICY = _POLICY+"script-src 'self'; style-src 'self'; connect-src 'self'"
+_REPORT_POLICY = _POLICY+"style-src 'unsafe-inline'; media-src data:"
 
+def _page(server): return watch_page(escape_path(server.run.absolute().name)).encode()
+
+def _report(server): return (server.run/'report.html').read_bytes()
+
+def _data(server):
+    with server.lock: return json.dumps(watch_data(server.run, server.cache), allow_nan=False).encode()
+
+def _asset(name, server): return read_asset(name)
+
+# %% ../../nbs/app/84_watch.ipynb #3056bc78
+_ROUTES = { # path -> media type, content security policy, and a function of the server that returns the body
+    '/': ('text/html', _PAGE_POLICY, _page),
+    '/data.json': ('application/json', _PAGE_POLICY, _data),
+    '/report.html': ('text/html', _REPORT_POLICY, _report)}
+
+for _type,_names in dict(css=('watch.css','uplot/uPlot.min.css'), javascript=('watch.js','uplot/uPlot.iife.min.js')).items():
+    for _name in _names: _ROUTES[f'/{_name}'] = (f'text/{_type}', _PAGE_POLICY, partial(_asset, _name))
+
+# %% ../../nbs/app/84_watch.ipynb #bb2322b4
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 30 # seconds
+    def log_message(self, *args): pass # nothing on the terminal
+
+    def do_GET(self):
+        host = re.sub(r':\d+$', '', self.headers.get('Host', '')).lower()
+        if host not in ('localhost','127.0.0.1'): return self.send_error(403, 'only for localhost')
+        route = _ROUTES.get(self.path.split('?')[0])
+        if route is None: return self.send_error(404)
+        media_type,policy,body = route
+        try: self.answer(200, media_type, policy, body(self.server))
+        except (QuantizerError, OSError) as e:
+            self.answer(404, 'text/plain', policy, str(e).encode(errors='replace'))
+
+# %% ../../nbs/app/84_watch.ipynb #dd7da9b1
+@patch
+def answer(self:_Handler, code:int, media_type:str, policy:str, body:bytes):
+    "Send a response"
+    headers = {'Content-Type':f'{media_type}; charset=utf-8', 'Content-Length':len(body), 'Cache-Control':'no-store',
+        'X-Content-Type-Options':'nosniff', 'Content-Security-Policy':policy}
+    self.send_response(code)
+    for name,value in headers.items(): self.send_header(name, value)
+    self.end_headers()
+    self.wfile.write(body)
+
+# %% ../../nbs/app/84_watch.ipynb #0e2e8146
 class _Server(ThreadingHTTPServer):
-    def handle_error(self, request, client_address): pass # a browser that went away
+    def __init__(self, run, port):
+        super().__init__(('127.0.0.1', port), _Handler)
+        self.run,self.cache,self.lock = run,{},threading.Lock()
+        self.url = f'http://127.0.0.1:{self.server_port}/'
+
+    def handle_error(self, request, client_address): pass # a browser that closed its connection
+
     def shutdown(self):
         "Stop, and free the port"
         super().shutdown()
@@ -293,24 +332,25 @@ class _Server(ThreadingHTTPServer):
 
 # %% ../../nbs/app/84_watch.ipynb #f8dc29e0
 def serve(
-    run:str|Path, # Folder
-    port:int=8765, # 0 is any that is free
-)->ThreadingHTTPServer: # With its address as `url`; `shutdown()` ends it
-    "Serve the page of a run on 127.0.0.1, in a thread"
+    run:str|Path, # folder of a run
+    port:int=8765, # port to listen on; 0 for any free one
+)->ThreadingHTTPServer: # its address is `url`; `shutdown()` ends it
+    "Serve the live page of a run on 127.0.0.1, in a thread"
     run = check_run(run)
-    try: server = _Server(('127.0.0.1', port), _Handler)
+    try: server = _Server(run, port)
     except (OSError, OverflowError) as e:
-        raise QuantizerError(f"port {port} cannot be used ({getattr(e, 'strerror', None) or e}): give another, or 0 for any that is free".replace('Address', 'address')) from None
-    server.run,server.cache,server.lock,server.url = run,{},threading.Lock(),f'http://127.0.0.1:{server.server_port}/'
+        reason = str(getattr(e, 'strerror', None) or e).replace('Address', 'address')
+        message = f"port {port} cannot be used ({reason}): give another, or 0 for any that is free"
+        raise QuantizerError(message) from None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 def watch_run(
-    run:str|Path, # Folder
-    port:int=8765, # 0 is any that is free
-    browser:bool=False, # Open the page in a browser
+    run:str|Path, # folder of a run
+    port:int=8765, # port to listen on; 0 for any free one
+    browser:bool=False, # open the page in a browser
 ):
-    "Serve the page of a run until Ctrl-C: the command `watch`"
+    "Serve the live page of a run until Ctrl-C: the command `quantizer watch`"
     server = serve(run, port)
     print(f'{escape_path(run)}: {server.url} (Ctrl-C ends it)', flush=True)
     if browser: webbrowser.open(server.url)

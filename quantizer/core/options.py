@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/core/options.html.md"""
 # %% auto #0
 __all__ = ['PositiveInt', 'NonNegativeInt', 'PositiveFloat', 'NonNegativeFloat', 'Fraction', 'RESUME_SAFE', 'parse_number',
            'option_parameters', 'resume_safe_options', 'options_model', 'options_schema', 'describe_type',
-           'check_options', 'checked']
+           'check_options', 'check_block', 'checked']
 
 # %% ../../nbs/core/04_options.ipynb #6ee83dee
 import inspect
@@ -131,6 +131,21 @@ def check_options(
     try: checked = model.model_validate(options)
     except ValidationError as e: raise _explain(e, options, option_parameters(target, filled_in), where) from None
     return {k:getattr(checked, k) for k in model.model_fields}
+
+# %% ../../nbs/core/04_options.ipynb #04f10002
+def check_block(
+    registry:dict, # A `Registry`
+    block:str|dict, # A name, or a block with a `name`
+    where:str, # Key that holds it, for error messages: `"train.schedule"`
+    filled_in:tuple=(), # Parameters that the program gives, not the config
+)->dict: # The block with all options
+    "Check a block that names an entry of a registry, and complete it"
+    if isinstance(block, str): block = dict(name=block)
+    if not isinstance(block, dict) or 'name' not in block:
+        raise QuantizerError(f"'{where}' is {block!r}: expected a name or a block with a name; there are: {', '.join(sorted(registry))}")
+    options = dict(block)
+    name = options.pop('name')
+    return dict(name=name) | check_options(registry[name], options, where, filled_in)
 
 # %% ../../nbs/core/04_options.ipynb #cded600b
 def checked(

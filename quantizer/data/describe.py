@@ -19,11 +19,13 @@ PROBE_COLUMNS = ['format','sample_rate','channels','file_s','kind','problem']
 
 def _kind(error): return getattr(error, 'kind', 'left out')
 
+# %% ../../nbs/data/18_describe.ipynb #sc0a079c
 def _probe_row(info):
     "A row of `PROBE_COLUMNS`, from an `AudioInfo` or the error that came instead"
     if isinstance(info, QuantizerError): return None,None,None,np.nan,_kind(info),str(info)
     return info.format,info.sample_rate,info.channels,info.duration_s,'',''
 
+# %% ../../nbs/data/18_describe.ipynb #sccb3e84
 @patch
 def probe_table(self:Corpus,
     progress:bool=False, # Show a progress bar
@@ -32,7 +34,8 @@ def probe_table(self:Corpus,
     first_rows = np.flatnonzero(~self.df.path.duplicated())
     infos = map_threaded(lambda i: probe(self.source(i)), first_rows, progress)
     files = pd.DataFrame([_probe_row(o) for o in infos], columns=PROBE_COLUMNS, dtype=object)
-    table = files.astype(dict(file_s=float)).iloc[pd.factorize(self.df.path)[0]].reset_index(drop=True)
+    file_of_row = pd.factorize(self.df.path)[0]
+    table = files.astype(dict(file_s=float)).iloc[file_of_row].reset_index(drop=True)
     table = table.assign(id=self.ids, start_s=self.df.start_s, given_s=self.df.duration_s)
     return table.assign(seconds=table.given_s.fillna(table.file_s-table.start_s))
 
@@ -44,6 +47,7 @@ def _set_problem(table, is_wrong, kind, explain):
     table.loc[is_wrong,'problem'] = [explain(row) for row in table[is_wrong].itertuples()]
     table.loc[is_wrong,'kind'] = kind
 
+# %% ../../nbs/data/18_describe.ipynb #sc49d253
 def check_spans(
     table:pd.DataFrame, # From `probe_table`; its `kind` and `problem` are filled in
     is_whole_file:pd.Series, # Is the recording the only one of its file?
@@ -73,7 +77,8 @@ def measure_levels(self:Corpus,
     if n < len(rows): rows = rows[np.linspace(0, len(rows)-1, n).astype(int)]
     results = map_threaded(_levels, rows, progress)
     for i,error in zip(rows, results):
-        if isinstance(error, QuantizerError): table.loc[i, ['kind','problem']] = _kind(error),str(error)
+        if isinstance(error, QuantizerError):
+            table.loc[i, ['kind','problem']] = _kind(error),str(error)
     return pd.DataFrame([o for o in results if not isinstance(o, QuantizerError)])
 
 # %% ../../nbs/data/18_describe.ipynb #18de0016
@@ -81,19 +86,23 @@ def _spread(values):
     low,median,high = values.quantile([.05,.5,.95])
     return f'{median:.1f} ({low:.1f} to {high:.1f})'
 
+# %% ../../nbs/data/18_describe.ipynb #sc9ce081
 def summarize_levels(
     measured:pd.DataFrame, # From `measure_levels`
 )->dict:
     "Levels of a corpus in a few numbers"
-    return dict(measured=len(measured), peak_dbfs=_spread(measured.peak_dbfs), rms_dbfs=_spread(measured.rms_dbfs),
-        silence=round(float(measured.silence.mean()), 4), silent_recordings=int((measured.silence == 1).sum()),
-        clipped_recordings=int((measured.clipping > 0.001).sum()))
+    silence,is_clipped = measured.silence,measured.clipping > 0.001
+    return dict(measured=len(measured),
+        peak_dbfs=_spread(measured.peak_dbfs), rms_dbfs=_spread(measured.rms_dbfs),
+        silence=round(float(silence.mean()), 4), silent_recordings=int((silence == 1).sum()),
+        clipped_recordings=int(is_clipped.sum()))
 
 # %% ../../nbs/data/18_describe.ipynb #18de0018
 LENGTH_EDGES = (0,1,2,5,10,20,30,60,np.inf) # seconds
 
 def _count(values): return values[values != ''].value_counts().to_dict()
 
+# %% ../../nbs/data/18_describe.ipynb #sc2956db
 def count_lengths(
     seconds:pd.Series, # Length of each recording
 )->dict: # `"0 s to 1 s"` -> recordings
@@ -107,6 +116,7 @@ def _describe_files(readable):
     return dict(hours=round(float(readable.seconds.sum())/3600, 4), formats=_count(readable.format),
         sample_rates=_count(readable.sample_rate), channels=_count(readable.channels))
 
+# %% ../../nbs/data/18_describe.ipynb #sc084ae2
 @patch
 def _describe_problems(self:Corpus, table):
     bad = table[table.kind != '']
@@ -114,6 +124,7 @@ def _describe_problems(self:Corpus, table):
     return dict(problem_kinds=_count(pd.Series(kinds, dtype=object)),
         problems=self.problems | dict(zip(bad.id, bad.problem)))
 
+# %% ../../nbs/data/18_describe.ipynb #scc4508a
 @patch
 def describe(self:Corpus,
     sample:int=0, # Recordings to decode, spread evenly, to measure levels

@@ -1,4 +1,4 @@
-"""Log-mel, MFCC, Whisper's log-mel and Kaldi's filter banks: batched, masked, the same batched as one by one, and fast
+"""Waveforms to frames, in padded batches and for recordings of any length
 
 Docs: https://quantizer-dev.github.io/quantizer/data/features.html.md"""
 
@@ -20,139 +20,168 @@ from ..core.errors import QuantizerError, check_range
 from ..core.registry import Registry
 from ..core.tensors import lengths_to_mask, pad_batch
 
-# %% ../../nbs/data/11_features.ipynb #186146dc
-FEATURES = Registry('feature')
-
 # %% ../../nbs/data/11_features.ipynb #9911eabd
 def reflect_pad(
     wav:Tensor, # `(B,S)`
     lengths:Tensor, # `(B,)` real samples of each item
     pad:int, # Samples to add at both ends; fewer than any item has
-    repeat:bool=False, # Mirror at the edge of the first and last sample, which then come twice (as Kaldi does), not at their middle
-)->Tensor: # `(B,S+2*pad)`; after an item's end and its `pad` samples comes what was in `wav`, or zeros
-    "Continue each item by its mirror image at its own ends, wherever the padding begins"
+    repeat:bool=False, # Repeat the first and last sample in the mirror image, as Kaldi does
+)->Tensor: # `(B,S+2*pad)`; what follows an item and its `pad` samples is arbitrary
+    "Continue each item by its mirror image at its own ends"
     k = torch.arange(pad, device=wav.device)
     tail = wav.gather(1, lengths[:,None]-2+repeat-k)
-    res = torch.cat([wav[:,1-repeat:pad+1-repeat].flip(1), wav, wav.new_zeros(len(wav), pad)], 1)
+    head = wav[:,1-repeat:pad+1-repeat].flip(1)
+    res = torch.cat([head, wav, wav.new_zeros(len(wav), pad)], 1)
     return res.scatter_(1, lengths[:,None]+pad+k, tail)
+
+# %% ../../nbs/data/11_features.ipynb #186146dc
+FEATURES = Registry('feature')
 
 # %% ../../nbs/data/11_features.ipynb #b3e0091f
 class FeatureExtractor(nn.Module):
-    "Waveforms to frames. A subclass defines `frames`, sets `dim`, and keeps each of its arguments as an attribute"
+    "Waveforms to frames; a subclass defines `frames`, sets `dim` and keeps its arguments as attributes"
     name = None # As registered in `FEATURES`
-    dim = None # `D`, values in a frame
-    receptive_radius = 0 # Frames on each side that a frame depends on, beside its own samples
+    dim = None # `D`: values in a frame
     has_audio = False # Can `to_audio` turn frames back into sound?
-    window_s,margin_s = 120,1 # Seconds of a long recording to extract at a time, and of those to drop at each inner end
+    receptive_radius = 0 # Frames on each side that a frame depends on, besides its own samples
+    window_s,margin_s = 120,1 # Length of a piece of a long recording, and of its dropped ends, in seconds
     def __init__(self, sample_rate:int, win_length:int, hop_length:int):
         super().__init__()
+        self.sample_rate,self.win_length,self.hop_length = sample_rate,win_length,hop_length
         check_range(1, math.inf, sample_rate=sample_rate, win_length=win_length, hop_length=hop_length)
         if win_length % 2: raise QuantizerError(f"win_length is {win_length}: expected an even number")
-        self.sample_rate,self.win_length,self.hop_length = sample_rate,win_length,hop_length
-    @property
-    def frame_rate(self)->float:
-        "Frames per second"
-        return self.sample_rate/self.hop_length
-    @property
-    def device(self)->torch.device:
-        "Where it computes"
-        return next((o.device for o in (*self.buffers(), *self.parameters())), torch.device('cpu'))
-    @property
-    def settings(self)->dict:
-        "The config block that makes it again: the name, and all arguments"
-        return dict(name=self.name, **{k:getattr(self, k) for k in inspect.signature(type(self)).parameters})
-    @property
-    def identity(self)->dict:
-        "What the features depend on: equal identities give equal features"
-        return self.settings
     def num_frames(self, samples):
-        "Frames that `samples` (an int or a tensor, `win_length` or more) give"
+        "Frames of `samples` samples (an int or a tensor, at least `win_length`)"
         return samples//self.hop_length + 1
     def frames(self, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
-        "`(B,T,D)` features of `(B,S)` waveforms; those outside of `mask` do not matter"
+        "`(B,T,D)` features of waveforms `(B,S)`; values outside of `mask` may be arbitrary"
         raise NotImplementedError
     def to_audio(self, feats:Tensor)->Tensor:
         "Waveform `(S,)` of frames `(T,D)`, if `has_audio`"
         raise QuantizerError(f"'{self.name}' features cannot be turned into sound; 'logmel' can")
-    def forward(self,
-        wav:Tensor, # `(B,S)` at `sample_rate`
-        lengths:Tensor|None=None, # `(B,)` real samples of each item; all of them by default
-    )->tuple[Tensor,Tensor]: # Features `(B,T,D)`, zero where padded, and their mask `(B,T)`
-        "Extract; raises `QuantizerError` when an item is shorter than one frame"
-        if lengths is None: lengths = torch.full((len(wav),), wav.shape[1], device=wav.device)
-        if (short := int(lengths.min())) < self.win_length:
-            raise QuantizerError(f"shorter than one frame ({short} samples; {self.name} needs {self.win_length}, {1000*self.win_length/self.sample_rate:g} ms)")
-        mask = lengths_to_mask(self.num_frames(lengths), self.num_frames(wav.shape[1]))
-        feats = self.frames(wav, lengths, mask)
-        return (feats if short == wav.shape[1] else feats.masked_fill(~mask[...,None], 0)), mask
+
+# %% ../../nbs/data/11_features.ipynb #11a10003
+@patch(as_prop=True)
+def frame_rate(self:FeatureExtractor)->float:
+    "Frames per second"
+    return self.sample_rate/self.hop_length
+
+# %% ../../nbs/data/11_features.ipynb #sc93d588
+@patch(as_prop=True)
+def device(self:FeatureExtractor)->torch.device:
+    "Device of the computation"
+    return next((o.device for o in (*self.buffers(), *self.parameters())), torch.device('cpu'))
+
+# %% ../../nbs/data/11_features.ipynb #scb6f827
+@patch(as_prop=True)
+def settings(self:FeatureExtractor)->dict:
+    "Config block that creates this extractor: its name and all arguments"
+    return dict(name=self.name, **{k:getattr(self, k) for k in inspect.signature(type(self)).parameters})
+
+# %% ../../nbs/data/11_features.ipynb #scf93ffc
+@patch(as_prop=True)
+def identity(self:FeatureExtractor)->dict:
+    "What the features depend on"
+    return self.settings
+
+# %% ../../nbs/data/11_features.ipynb #11a10005
+@patch
+def forward(self:FeatureExtractor,
+    wav:Tensor, # `(B,S)` at `sample_rate`
+    lengths:Tensor|None=None, # `(B,)` real samples of each item; all of them by default
+)->tuple[Tensor,Tensor]: # Features `(B,T,D)`, zero where padded, and their mask `(B,T)`
+    "Extract features; raises `QuantizerError` if an item is shorter than one frame"
+    if lengths is None: lengths = torch.full((len(wav),), wav.shape[1], device=wav.device)
+    shortest = int(lengths.min())
+    if shortest < self.win_length:
+        needed = f'{self.win_length}, {1000*self.win_length/self.sample_rate:g} ms'
+        raise QuantizerError(f"shorter than one frame ({shortest} samples; {self.name} needs {needed})")
+    mask = lengths_to_mask(self.num_frames(lengths), self.num_frames(wav.shape[1]))
+    feats = self.frames(wav, lengths, mask)
+    has_padding = shortest < wav.shape[1]
+    return (feats.masked_fill(~mask[...,None], 0) if has_padding else feats),mask
 
 # %% ../../nbs/data/11_features.ipynb #0ddbfecb
 @patch
 def windows(self:FeatureExtractor,
-    samples:int, # Of the recording
+    samples:int, # Length of the recording
 )->list[tuple[int,int,int,int]]: # `(lo, hi, drop, keep)` of each piece
-    "How to extract a long recording in pieces; the frames kept are `num_frames(samples)` together"
+    "How to extract a long recording in pieces, which have `num_frames(samples)` frames together"
     sr,hop = self.sample_rate,self.hop_length
     unit = hop//math.gcd(sr, hop) # the fewest seconds that are a whole number of frames
-    margin = unit*math.ceil(max(self.margin_s, (self.win_length+self.receptive_radius*hop)/sr)/unit)
+    radius_s = (self.win_length+self.receptive_radius*hop)/sr
+    margin = unit*math.ceil(max(self.margin_s, radius_s)/unit)
     step = unit*max(1, (self.window_s-2*margin)//unit)
     n = max(1, -(-(samples-2*margin*sr)//(step*sr)))
-    ends = [0, *(((k*step+margin)*sr//hop) for k in range(1, n)), self.num_frames(samples)]
-    los = [k*step*sr for k in range(n)]
-    return [(lo, min(samples, lo+(step+2*margin)*sr), a-lo//hop, b-a) for lo,a,b in zip(los, ends, ends[1:])]
+    starts = [k*step*sr for k in range(n)]
+    inner = [(k*step+margin)*sr//hop for k in range(1, n)]
+    edges = [0, *inner, self.num_frames(samples)] # of the frames to keep
+    length = (step+2*margin)*sr
+    return [(lo, min(samples, lo+length), a-lo//hop, b-a) for lo,a,b in zip(starts, edges, edges[1:])]
 
 # %% ../../nbs/data/11_features.ipynb #0e6292a4
 class FrontEnd(FeatureExtractor):
-    "Windows, their power spectrum, sums in bands; a subclass defines `values`, and what comes before the spectrum or after all frames"
-    def set_bank(self,
-        window:Tensor, # `(win_length,)`
-        filters:Tensor, # `(N//2+1, M)` for Fourier transforms of `N` points
-    ):
-        "Keep a window and a filter bank, and note which frequencies each group of 20 bands touches"
-        self.register_buffer('window', window, persistent=False)
-        self.register_buffer('filters', filters, persistent=False)
-        used = [filters[:,m:m+20].any(1).nonzero()[:,0].tolist() or [0] for m in range(0, filters.shape[1], 20)]
-        self.bands = [(o[0], o[-1]+1, 20*k, 20*k+20) for k,o in enumerate(used)]
-    def padded(self, wav, lengths):
+    "Energies in frequency bands; a subclass defines `values`, and may change the other steps"
+    def padded(self, wav:Tensor, lengths:Tensor)->Tensor:
         "Waveforms with all samples that their windows need"
         return reflect_pad(wav, lengths, self.win_length//2)
     def windowed(self, x:Tensor)->Tensor:
         "Windows `(...,win_length)`, ready for the Fourier transform"
         return x*self.window
     def values(self, bands:Tensor)->Tensor:
-        "Energies of the bands `(...,M)` to features"
+        "Features of the energies `(...,M)` of the bands"
         raise NotImplementedError
     def finish(self, feats:Tensor, mask:Tensor)->Tensor:
-        "What a frame takes from its recording"
+        "Add what a frame takes from other frames"
         return feats
 
-# %% ../../nbs/data/11_features.ipynb #3817290c
+# %% ../../nbs/data/11_features.ipynb #11a10007
+@patch
+def set_bank(self:FrontEnd,
+    window:Tensor, # `(win_length,)`
+    filters:Tensor, # `(N//2+1, M)` for Fourier transforms of `N` points
+):
+    "Set the window and the filter bank"
+    self.register_buffer('window', window, persistent=False)
+    self.register_buffer('filters', filters, persistent=False)
+    self.bands = [] # `(lo, hi, m, n)`: bands `m:n` use the frequencies `lo:hi`
+    for m in range(0, filters.shape[1], 20):
+        used = filters[:,m:m+20].any(1).nonzero()[:,0].tolist() or [0]
+        self.bands.append((used[0], used[-1]+1, m, m+20))
+
+# %% ../../nbs/data/11_features.ipynb #sc1d53c4
 @patch
 def energies(self:FrontEnd, x:Tensor)->Tensor:
     "Energy `(...,M)` of windows `(...,win_length)` in each band"
     z = torch.fft.rfft(self.windowed(x), 2*(len(self.filters)-1))
-    p = z.real.square() + z.imag.square()
-    return torch.cat([p[...,a:b] @ self.filters[a:b,c:d] for a,b,c,d in self.bands], -1)
+    power = z.real.square() + z.imag.square()
+    return torch.cat([power[...,lo:hi] @ self.filters[lo:hi,m:n] for lo,hi,m,n in self.bands], -1)
 
+# %% ../../nbs/data/11_features.ipynb #3817290c
 @patch
-def run(self:FrontEnd, x:Tensor, n:int)->Tensor:
-    "Values `(...,T,D)` of windows `(...,T,win_length)`, `n` at a time"
+def in_chunks(self:FrontEnd, x:Tensor, n:int)->Tensor:
+    "Features `(...,T,D)` of windows `(...,T,win_length)`, `n` frames at a time"
     return torch.cat([self.values(self.energies(o)) for o in x.split(n, -2)], -2)
 
+# %% ../../nbs/data/11_features.ipynb #scc30c10
 @patch
 def frames(self:FrontEnd, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
-    "`(B,T,D)` features of `(B,S)` waveforms"
-    x = self.padded(wav, lengths).unfold(1, self.win_length, self.hop_length)[:,:mask.shape[1]]
-    if x.device.type != 'cpu': return self.finish(self.run(x, max(1, 2**17//len(x))), mask)
-    feats = [self.run(o[:n], 256) for o,n in zip(x, mask.sum(1).tolist())]
-    feats = [o if len(o) == mask.shape[1] else nn.functional.pad(o, (0, 0, 0, mask.shape[1]-len(o))) for o in feats]
-    return self.finish(feats[0][None] if len(feats) == 1 else torch.stack(feats), mask)
+    "`(B,T,D)` features of waveforms `(B,S)`"
+    T = mask.shape[1]
+    x = self.padded(wav, lengths).unfold(1, self.win_length, self.hop_length)[:,:T]
+    if x.device.type != 'cpu': return self.finish(self.in_chunks(x, max(1, 2**17//len(x))), mask)
+    items = [self.in_chunks(o[:n], 256) for o,n in zip(x, mask.sum(1).tolist())]
+    items = [o if len(o) == T else nn.functional.pad(o, (0, 0, 0, T-len(o))) for o in items]
+    return self.finish(items[0][None] if len(items) == 1 else torch.stack(items), mask)
 
 # %% ../../nbs/data/11_features.ipynb #1f273c39
-def _hann_mel(ext, n_mels, **kwargs):
-    "A Hann window and a mel filter bank for `ext`"
-    return torch.hann_window(ext.win_length), melscale_fbanks(ext.win_length//2+1, 0., ext.sample_rate//2, n_mels, ext.sample_rate, **kwargs)
+def _hann_mel(extractor, n_mels, **kwargs):
+    "A Hann window and a mel filter bank"
+    n_freqs,sr = extractor.win_length//2+1,extractor.sample_rate
+    filters = melscale_fbanks(n_freqs, 0., sr//2, n_mels, sr, **kwargs)
+    return torch.hann_window(extractor.win_length),filters
 
+# %% ../../nbs/data/11_features.ipynb #sc168973
 @FEATURES.register('logmel')
 class LogMel(FrontEnd):
     "Log-mel spectrogram, with torchaudio's values"
@@ -173,12 +202,14 @@ class LogMel(FrontEnd):
 def deltas(
     x:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
-    n:int=2, # Frames to look at on each side
+    n:int=2, # Frames to use on each side
 )->Tensor: # `(B,T,D)` slopes
     "Slope of each value over `2*n+1` frames, by least squares"
     B,T,D = x.shape
-    at = torch.arange(-n, T+n, device=x.device).clamp(min=0).minimum(mask.sum(1, keepdim=True)-1)
-    x = x.flatten(0,1)[(at + T*torch.arange(B, device=x.device)[:,None]).flatten()].view(B, T+2*n, D)
+    last = mask.sum(1, keepdim=True)-1
+    frame = torch.arange(-n, T+n, device=x.device).clamp(min=0).minimum(last)
+    row = frame + T*torch.arange(B, device=x.device)[:,None]
+    x = x.flatten(0,1)[row.flatten()].view(B, T+2*n, D)
     norm = 2*sum(k*k for k in range(1, n+1))
     return sum(k/norm*(x[:,n+k:n+k+T]-x[:,n-k:n-k+T]) for k in range(1, n+1))
 
@@ -189,7 +220,7 @@ class MFCC(FrontEnd):
     def __init__(self,
         n_mfcc:int=13, # Coefficients
         deltas:int=2, # Orders of slopes to append: `D = n_mfcc * (1 + deltas)`
-        n_mels:int=40, # Mel bands that the coefficients are computed from
+        n_mels:int=40, # Mel bands to compute the coefficients from
         sample_rate:int=16000, # Hz
         win_length:int=400, # Samples in a window, and points of its Fourier transform
         hop_length:int=160, # Samples from frame to frame
@@ -197,20 +228,27 @@ class MFCC(FrontEnd):
         super().__init__(sample_rate, win_length, hop_length)
         check_range(1, win_length//2, n_mels=n_mels, n_mfcc=n_mfcc)
         check_range(0, 4, deltas=deltas)
-        if n_mfcc > n_mels: raise QuantizerError(f"n_mfcc is {n_mfcc}: there cannot be more coefficients than the {n_mels} mel bands")
+        if n_mfcc > n_mels:
+            raise QuantizerError(f"n_mfcc is {n_mfcc}: there cannot be more coefficients "
+                f"than the {n_mels} mel bands")
         self.set_bank(*_hann_mel(self, n_mels))
-        self.n_mfcc,self.n_mels,self.deltas,self.dim,self.receptive_radius = n_mfcc,n_mels,deltas,n_mfcc*(1+deltas),2*deltas
+        self.n_mfcc,self.n_mels,self.deltas = n_mfcc,n_mels,deltas
+        self.dim,self.receptive_radius = n_mfcc*(1+deltas),2*deltas
         self.register_buffer('dct', create_dct(n_mfcc, n_mels, 'ortho'), persistent=False)
     def values(self, bands): return (bands + 1e-6).log() @ self.dct
-    def finish(self, feats, mask):
-        res = [feats]
-        for _ in range(self.deltas): res.append(deltas(res[-1], mask))
-        return torch.cat(res, -1)
+
+# %% ../../nbs/data/11_features.ipynb #11a10008
+@patch
+def finish(self:MFCC, feats:Tensor, mask:Tensor)->Tensor:
+    "Append the deltas"
+    orders = [feats]
+    for _ in range(self.deltas): orders.append(deltas(orders[-1], mask))
+    return torch.cat(orders, -1)
 
 # %% ../../nbs/data/11_features.ipynb #f8ce1591
 @FEATURES.register('whisper_logmel')
 class WhisperLogMel(FrontEnd):
-    "The log-mel spectrogram that Whisper was trained on, at 16 kHz and 100 Hz; its range is relative to the loudest value of the recording"
+    "Whisper's log-mel spectrogram at 16 kHz and 100 Hz, relative to the loudest value of the recording"
     def __init__(self,
         n_mels:int=80, # Mel bands: 80, or 128 for Whisper large-v3
     ):
@@ -230,8 +268,8 @@ class FBank(FrontEnd):
     "Kaldi's log-mel filter bank, without dither"
     def __init__(self,
         n_mels:int=80, # Mel bands: `D`
-        snip_edges:bool=False, # Only windows that fit into the recording, instead of mirrored ends
-        scale:float=32768., # Multiply samples: 32768 as Kaldi, 1 for samples as they are
+        snip_edges:bool=False, # Use only windows that fit into the recording; otherwise mirror its ends
+        scale:float=32768., # Factor for samples: 32768 as in Kaldi, 1 for samples as they are
         sample_rate:int=16000, # Hz
         win_length:int=400, # Samples in a window
         hop_length:int=160, # Samples from frame to frame
@@ -241,31 +279,46 @@ class FBank(FrontEnd):
         check_range(4, win_length//2, n_mels=n_mels)
         check_range(1, win_length, hop_length=hop_length)
         if scale <= 0: raise QuantizerError(f"scale is {scale:g}: expected more than 0")
-        filters = get_mel_banks(n_mels, 2**math.ceil(math.log2(win_length)), sample_rate, 20., 0., 100., -500., 1.)[0].T # all but the last frequency
-        self.set_bank(torch.hann_window(win_length, periodic=False)**0.85, nn.functional.pad(filters, (0,0,0,1)))
         self.n_mels,self.dim,self.snip_edges,self.scale = n_mels,n_mels,snip_edges,scale
-    def num_frames(self, samples):
-        if self.snip_edges: return (samples-self.win_length)//self.hop_length + 1
-        return (samples + self.hop_length//2)//self.hop_length
-    def padded(self, wav, lengths):
-        return self.scale*wav if self.snip_edges else self.scale*reflect_pad(wav, lengths, self.win_length//2, repeat=True)[:,self.hop_length//2:]
-    def windowed(self, x): return (x[...,1:] - 0.97*x[...,:-1] - 0.03*x.mean(-1, keepdim=True))*self.window[1:]
+        n_fft = 2**math.ceil(math.log2(win_length))
+        filters = get_mel_banks(n_mels, n_fft, sample_rate, 20., 0., 100., -500., 1.)[0].T
+        window = torch.hann_window(win_length, periodic=False)**0.85
+        self.set_bank(window, nn.functional.pad(filters, (0,0,0,1))) # with the last frequency
     def values(self, bands): return bands.clamp(min=torch.finfo(torch.float32).eps).log()
+
+# %% ../../nbs/data/11_features.ipynb #11a10009
+@patch
+def num_frames(self:FBank, samples):
+    if self.snip_edges: return (samples-self.win_length)//self.hop_length + 1
+    return (samples + self.hop_length//2)//self.hop_length
+
+# %% ../../nbs/data/11_features.ipynb #sc931f82
+@patch
+def padded(self:FBank, wav:Tensor, lengths:Tensor)->Tensor:
+    if self.snip_edges: return self.scale*wav
+    mirrored = reflect_pad(wav, lengths, self.win_length//2, repeat=True)
+    return self.scale*mirrored[:,self.hop_length//2:]
+
+# %% ../../nbs/data/11_features.ipynb #sceafdc7
+@patch
+def windowed(self:FBank, x:Tensor)->Tensor:
+    return (x[...,1:] - 0.97*x[...,:-1] - 0.03*x.mean(-1, keepdim=True))*self.window[1:]
 
 # %% ../../nbs/data/11_features.ipynb #e1535324
 def griffin_lim(
     feats:Tensor, # `(T,D)` frames of `logmel`
     logmel:LogMel, # The extractor that made them
-    n_iter:int=32, # Rounds of phase estimation
+    n_iter:int=32, # Iterations of phase estimation
 )->Tensor: # `(S,)` waveform
-    "A preview of log-mel frames as sound; its start phases are fixed, so the same frames give the same sound"
+    "A preview of log-mel frames as sound; the same frames always give the same sound"
     n_fft = logmel.win_length
     power = (feats.to(logmel.filters).exp()-1e-6).clamp(min=0) @ torch.linalg.pinv(logmel.filters)
     gl = transforms.GriffinLim(n_fft, n_iter, hop_length=logmel.hop_length, power=2., rand_init=False)
     wav = gl(power.clamp(min=0).T)
     return (wav/max(1., float(wav.abs().max()))).cpu()
 
+# %% ../../nbs/data/11_features.ipynb #scac655f
 @patch
 def to_audio(self:LogMel, feats:Tensor)->Tensor:
-    "A preview `(S,)` of frames `(T,D)`, by Griffin-Lim"
+    "A preview `(S,)` of frames `(T,D)` as sound, by Griffin-Lim"
     return griffin_lim(feats, self)

@@ -1,4 +1,4 @@
-"""Features computed when a batch wants them: no store, and the waveform can be augmented
+"""Features computed when a batch needs them: no store, and the waveform can be augmented
 
 Docs: https://quantizer-dev.github.io/quantizer/data/live.html.md"""
 
@@ -9,42 +9,35 @@ __all__ = ['LiveFeatures']
 
 # %% ../../nbs/data/16_live.ipynb #2c95e39a
 import math, warnings
+from bisect import bisect_left
 from functools import cached_property
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
-from torch import Tensor
 from ..core.errors import QuantizerError, name_file
 from .audio import load_audio
 from .augment import Augment
 from .corpus import Corpus, map_threaded
 from .extract import recording_samples
 from .features import FeatureExtractor
-from .store import frame_stats
+from .store import FeatureSource
 
 # %% ../../nbs/data/16_live.ipynb #e590c7bd
-class LiveFeatures:
+class LiveFeatures(FeatureSource):
     "Features of a corpus, computed when they are read"
+    most_for_stats = 500 # fewer than from a store, as each is decoded
+    dtype = np.dtype('float32')
     def __init__(self,
         corpus:Corpus,
         extractor:FeatureExtractor,
         augment:Augment|None=None, # Changes of the waveform, for recordings of the training part
-        seed:int=0, # Of the augmentation
+        seed:int=0, # Seed of the augmentation
     ):
-        self.extractor,self.augment,self.seed,self.problems = extractor,augment,seed,{}
-        ids = corpus.ids
-        def _samples(i):
-            try: return recording_samples(corpus, i, extractor.sample_rate)
-            except QuantizerError as e:
-                self.problems[ids[i]] = name_file(e, corpus.file(i))
-                return 0
-        samples = np.array(map_threaded(_samples, np.arange(len(corpus))), dtype=np.int64)
-        if not samples.any(): raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {next(iter(self.problems.values()))}")
-        self.corpus,self.samples = corpus.select(samples > 0),samples[samples > 0]
-        self.ids = ids[samples > 0]
+        self.extractor,self.augment,self.seed = extractor,augment,seed
+        self.name,self.feature,self.dim,self.frame_rate = corpus.name,extractor.name,extractor.dim,extractor.frame_rate
+        samples,self.problems = _count_samples(corpus, extractor.sample_rate)
+        readable = samples > 0
+        self.corpus,self.samples,self.ids = corpus.select(readable),samples[readable],corpus.ids[readable]
         self.frames = np.array([extractor.num_frames(int(n)) for n in self.samples])
-        self.dim,self.frame_rate,self.dtype = extractor.dim,extractor.frame_rate,np.dtype('float32')
-    def __len__(self): return len(self.corpus)
-    def __repr__(self): return f"LiveFeatures({self.corpus.name}: {len(self):,} recordings, {int(self.frames.sum()):,} frames of {self.extractor.name})"
     @cached_property
     def index(self)->pd.DataFrame:
         "Id, speaker, text and split of each recording"
@@ -54,43 +47,59 @@ class LiveFeatures:
         return np.flatnonzero(self.corpus.df.split == split)
     def close(self): pass
 
+# %% ../../nbs/data/16_live.ipynb #159758c7
+def _count_samples(corpus, sample_rate):
+    "Samples of each recording, 0 where its header cannot be read, and why it cannot"
+    problems,ids = {},corpus.ids
+    def _samples(i):
+        try: return recording_samples(corpus, i, sample_rate)
+        except QuantizerError as e: problems[ids[i]] = name_file(e, corpus.file(i))
+        return 0
+    samples = np.array(map_threaded(_samples, np.arange(len(corpus))), dtype=np.int64)
+    if samples.any(): return samples,problems
+    first = next(iter(problems.values()))
+    raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {first}")
+
 # %% ../../nbs/data/16_live.ipynb #e208c514
 @patch
-def _span(self:LiveFeatures, i, start, n, epoch):
-    "`(n,D)` frames of recording `i` from `start` on; fewer if the augmented sound is shorter"
-    sr,lo = self.extractor.sample_rate,round(start*self.extractor.sample_rate/self.frame_rate)
-    change = self.augment is not None and self.augment.needs_waveform and self.corpus.df.at[i,'split'] == 'train'
-    if n == self.frames[i]: wav = self.corpus.audio(i, sr)
-    else:
-        a,b = self.extractor.win_length,int(self.samples[i])-lo
-        while a < b: a,b = (a,(a+b)//2) if self.extractor.num_frames((a+b)//2) >= n else ((a+b)//2+1,b)
-        a = min(math.ceil(a*self.augment.stretch), int(self.samples[i])-lo) if change else a
-        wav = load_audio(self.corpus.source(i), sr, float(self.corpus.df.at[i,'start_s'])+lo/sr, a/sr)
-    if change: wav = self.augment.wave(wav, sr, np.random.default_rng((self.seed, epoch, i)))
-    return self.extractor(wav[None])[0][0][:n]
+def load_span(self:LiveFeatures, i, start, frames, stretch=1.):
+    "Samples of recording `i` for some frames from `start` on, `stretch` times as many as needed"
+    sr,first = self.extractor.sample_rate,round(start*self.extractor.sample_rate/self.frame_rate)
+    if frames == self.frames[i]: return self.corpus.audio(i, sr)
+    left = int(self.samples[i])-first
+    needed = bisect_left(range(left), frames, self.extractor.win_length, key=self.extractor.num_frames)
+    duration_s = min(math.ceil(needed*stretch), left)/sr
+    return load_audio(self.corpus.source(i), sr, float(self.corpus.df.at[i,'start_s'])+first/sr, duration_s)
+
+# %% ../../nbs/data/16_live.ipynb #0741272a
+@patch
+def span(self:LiveFeatures, i, start, frames, epoch):
+    "`(T,D)` frames of recording `i` from `start` on; fewer if the augmented sound is shorter"
+    sr,augment = self.extractor.sample_rate,self.augment
+    is_changed = augment is not None and augment.needs_waveform and self.corpus.df.at[i,'split'] == 'train'
+    wav = self.load_span(i, start, frames, augment.stretch if is_changed else 1.)
+    if is_changed: wav = augment.wave(wav, sr, np.random.default_rng((self.seed, epoch, i)))
+    return self.extractor(wav[None])[0][0][:frames]
 
 @patch
 @torch.no_grad()
-def read_into(self:LiveFeatures, out, at, items, starts, lengths, epoch=0)->list: # Frames that there are of each
-    "As `FeatureStore.read_into`"
-    got = []
-    for to,i,start,n in zip(*(np.asarray(o).tolist() for o in (at, items, starts, lengths))):
-        try: x = self._span(i, start, n, epoch).numpy()
-        except QuantizerError as e:
-            why,x = name_file(e, self.corpus.file(i)),out[:0]
-            if self.problems.setdefault(self.ids[i], why) is why: warnings.warn(why) # the first time
-        out[to:to+len(x)],out[to+len(x):to+n] = x,0
-        got.append(len(x))
-    return got
+def read_into(self:LiveFeatures, out, at, items, starts, lengths, epoch=0):
+    "As `FeatureSource.read_into`; a damaged recording has no frames"
+    real = []
+    for place,i,start,length in zip(*(np.asarray(o).tolist() for o in (at, items, starts, lengths))):
+        try: x = self.span(i, start, length, epoch).numpy()
+        except QuantizerError as e: x = self.report(i, e)
+        out[place:place+len(x)] = x
+        out[place+len(x):place+length] = 0
+        real.append(len(x))
+    return real
 
+# %% ../../nbs/data/16_live.ipynb #ae885c88
 @patch
-def read(self:LiveFeatures, i:int, start:int=0, frames:int|None=None)->Tensor: # `(T,D)` float32
-    "As `FeatureStore.read`, but for a damaged recording: that has no frames"
-    n = int(self.frames[i])-start if frames is None else frames
-    out = np.empty((n, self.dim), np.float32)
-    return torch.from_numpy(out[:self.read_into(out, [0], [i], [start], [n])[0]])
-
-@patch
-def mean_std(self:LiveFeatures, items=None, most:int=500)->tuple[Tensor,Tensor]: # `(D,)` each
-    "As `FeatureStore.mean_std`, from fewer recordings"
-    return frame_stats(self, items, most)
+def report(self:LiveFeatures, i, error):
+    "Note and warn that recording `i` cannot be read; returns its frames, which are none"
+    problem = name_file(error, self.corpus.file(i))
+    if self.ids[i] not in self.problems:
+        self.problems[self.ids[i]] = problem
+        warnings.warn(problem)
+    return np.empty((0,self.dim), self.dtype)

@@ -1,4 +1,4 @@
-"""Choosing a code has no gradient; three ways to give it one
+"""Choosing a code has no gradient; three estimators supply one
 
 Docs: https://quantizer-dev.github.io/quantizer/quantizers/estimators.html.md"""
 
@@ -19,34 +19,42 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g): return g, None
 
+# %% ../../nbs/quantizers/19_estimators.ipynb #es000003
 def straight_through(
-    z:Tensor, # What was quantized
-    q:Tensor, # What was chosen for it, of the same shape; the result shares its memory
+    z:Tensor, # Input of the quantizer, any shape
+    q:Tensor, # Chosen vectors, same shape; the result shares their memory
 )->Tensor: # `q`, whose gradient goes to `z`
-    "`q` forward, the identity backward"
+    "Straight-through estimator: `q` forward, the identity backward"
     return _StraightThrough.apply(z, q)
 
 # %% ../../nbs/quantizers/19_estimators.ipynb #47d4549e
-def _pieces(*xs):
-    "Rows of `(N,D)` tensors, on a CPU so few at a time that they stay in its cache"
-    return zip(*[x.split(max(1, 2**16//x.shape[1]) if x.device.type == 'cpu' else max(1, len(x))) for x in xs])
+def _row_chunks(*xs):
+    "Rows of several `(N,D)` tensors, in step; on a CPU a few at a time, else all at once"
+    x = xs[0]
+    rows = 2**16//x.shape[1] if x.device.type == 'cpu' else len(x)
+    return zip(*(x.split(max(1, rows)) for x in xs))
 
 class _StraightThroughError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, q):
         ctx.save_for_backward(z, q)
-        return q.view_as(q), sum((torch.dot(d, d) for d in ((a-b).flatten() for a,b in _pieces(z, q))), z.new_zeros(()))
+        error = z.new_zeros(())
+        for a,b in _row_chunks(z, q):
+            difference = (a-b).flatten()
+            error = error + torch.dot(difference, difference)
+        return q.view_as(q), error
     @staticmethod
-    def backward(ctx, g, ge):
+    def backward(ctx, g, g_error):
         res = torch.empty_like(g)
-        for out,a,b,c in _pieces(res, g, *ctx.saved_tensors): torch.addcmul(a, b-c, 2*ge, out=out)
+        for out,a,z,q in _row_chunks(res, g, *ctx.saved_tensors): torch.addcmul(a, z-q, 2*g_error, out=out)
         return res, None
 
+# %% ../../nbs/quantizers/19_estimators.ipynb #es000004
 def straight_through_error(
-    z:Tensor, # `(N,D)` what was quantized
-    q:Tensor, # `(N,D)` what was chosen for it; the first result shares its memory
-)->tuple[Tensor,Tensor]: # As `straight_through`, and the sum of squared differences, with a gradient to `z`
-    "Straight through, and how far it was"
+    z:Tensor, # `(N,D)` input of the quantizer
+    q:Tensor, # `(N,D)` chosen vectors; the first result shares their memory
+)->tuple[Tensor,Tensor]: # `q`, and the sum of squared differences; both have a gradient for `z`
+    "Straight-through estimator and squared error in one"
     return _StraightThroughError.apply(z, q)
 
 # %% ../../nbs/quantizers/19_estimators.ipynb #00e291dd
@@ -58,28 +66,30 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         z,q = ctx.saved_tensors
-        nz,nq = (o.norm(dim=-1, keepdim=True).clamp(min=1e-6) for o in (z, q))
-        z,q = z/nz,q/nq
+        z_norm,q_norm = (x.norm(dim=-1, keepdim=True).clamp(min=1e-6) for x in (z, q))
+        z,q = z/z_norm,q/q_norm
         r = F.normalize(z+q, dim=-1)
-        turned = (g - 2*(r*g).sum(-1, keepdim=True)*r + 2*(q*g).sum(-1, keepdim=True)*z)*(nq/nz)
-        return torch.where(nz > 1e-6, turned, g), None # a zero vector has no angle
+        rotated = g - 2*(r*g).sum(-1, keepdim=True)*r + 2*(q*g).sum(-1, keepdim=True)*z
+        return torch.where(z_norm > 1e-6, rotated*(q_norm/z_norm), g), None
 
+# %% ../../nbs/quantizers/19_estimators.ipynb #es000005
 def rotation(
-    z:Tensor, # `(...,D)` what was quantized
-    q:Tensor, # `(...,D)` what was chosen for it; the result shares its memory
-)->Tensor: # `q`, whose gradient reaches `z` turned as `q` is turned against `z`
-    "`q` forward, the rotation from `q` back to `z` backward"
+    z:Tensor, # `(...,D)` input of the quantizer
+    q:Tensor, # `(...,D)` chosen vectors; the result shares their memory
+)->Tensor: # `q`, whose gradient reaches `z` rotated by the angle from `q` to `z`
+    "Rotation trick: `q` forward, the rotation from `q` back to `z` backward"
     return _Rotation.apply(z, q)
 
 # %% ../../nbs/quantizers/19_estimators.ipynb #08754ea0
 def diveq(
-    z:Tensor, # `(...,D)` what was quantized
-    q:Tensor, # `(...,D)` what was chosen for it; with a gradient, if the codes shall learn from this
-    noise:Tensor|None=None, # `(...,D)` standard normal; none gives `q` but for rounding
-    variance:float=1e-3, # Of the noise
+    z:Tensor, # `(...,D)` input of the quantizer
+    q:Tensor, # `(...,D)` chosen vectors; with a gradient, if the codes shall learn from this
+    noise:Tensor|None=None, # `(...,D)` standard normal noise; `None` returns `q`, up to rounding
+    variance:float=1e-3, # Variance of the noise
 )->Tensor: # `z` plus a step to `q`
-    "A step of differentiable length towards the code"
+    "DiVeQ: a step of differentiable length towards the code"
     step = q - z
-    to = step.detach() if noise is None else step.detach() + variance**0.5*noise
+    direction = step.detach()
+    if noise is not None: direction = direction + variance**0.5*noise
     length = step.pow(2).sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
-    return z + length*F.normalize(to, dim=-1)
+    return z + length*F.normalize(direction, dim=-1)

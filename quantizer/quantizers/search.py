@@ -1,4 +1,4 @@
-"""The nearest codes in bounded memory, and k-means
+"""Nearest-neighbour search in bounded memory, sampling of codes, and k-means
 
 Docs: https://quantizer-dev.github.io/quantizer/quantizers/search.html.md"""
 
@@ -16,76 +16,107 @@ from torch.nn import functional as F
 from ..core.errors import QuantizerError, check_range
 from ..core.distributed import all_reduce_sum, sample_global_frames
 
-# %% ../../nbs/quantizers/21_search.ipynb #10fe5ef5
-TILE = {'cpu':(1024, 1024), 'cuda':(4096, 4096)} # Rows and codes whose scores are held at a time: 4 MB, 64 MB
+# %% ../../nbs/quantizers/21_search.ipynb #sr000001
+def _weights_and_bias(codebook, metric):
+    "Scores of vectors `x` are `x @ weights.T + bias`; the highest is nearest"
+    if metric == 'cosine': return F.normalize(codebook, dim=1), codebook.new_zeros(len(codebook))
+    return codebook, -0.5*codebook.pow(2).sum(1)
 
+# %% ../../nbs/quantizers/21_search.ipynb #sr000004
+TILE = {'cpu':(1024, 1024), 'cuda':(4096, 4096)} # Rows and codes whose scores are held at once: 4 MB, 64 MB
+
+def _better(old, new, topk):
+    "The `topk` best of two pairs (scores, codes), best first"
+    if topk == 1: return torch.maximum(old[0], new[0]), torch.where(new[0] > old[0], new[1], old[1])
+    scores,codes = (torch.cat(pair, 1) for pair in zip(old, new))
+    best,columns = scores.topk(min(topk, scores.shape[1]), 1)
+    return best, codes.gather(1, columns)
+
+# %% ../../nbs/quantizers/21_search.ipynb #sr000006
+def _search_rows(x, weights, bias, topk, width, buffer, temperature, generator):
+    "The `topk` best codes of each row `(n,D)`, from tiles of `width` codes"
+    best = None
+    for start in range(0, len(weights), width):
+        b,w = bias[start:start+width],weights[start:start+width]
+        scores = torch.addmm(b, x, w.T, out=buffer[:len(x)*len(b)].view(len(x), len(b)))
+        if temperature is not None:
+            scores -= torch.empty_like(scores).exponential_(generator=generator).log_()*(temperature/2)
+        if topk == 1: values,codes = scores.max(1, keepdim=True)
+        else: values,codes = scores.topk(min(topk, len(b)), 1)
+        found = values,codes+start
+        best = found if best is None else _better(best, found, topk)
+    return best[1]
+
+# %% ../../nbs/quantizers/21_search.ipynb #sr000007
+def _check_search(x, codebook, metric, topk):
+    if metric not in ('euclidean','cosine'): raise QuantizerError(f"metric is {metric!r}: expected euclidean or cosine")
+    if x.ndim != 2 or x.shape[1:] != codebook.shape[1:] or not len(codebook):
+        raise QuantizerError(f"got vectors of shape {tuple(x.shape)} and codes of shape {tuple(codebook.shape)}: "
+            "expected (N, D) and (K, D)")
+    if not 1 <= topk <= len(codebook): raise QuantizerError(f"topk is {topk}: expected 1 to {len(codebook)}")
+
+# %% ../../nbs/quantizers/21_search.ipynb #10fe5ef5
 @torch.no_grad()
 def nearest(
-    x:Tensor, # `(N,D)`
-    codebook:Tensor, # `(K,D)`
-    metric:Literal['euclidean','cosine']='euclidean', # What is near
-    topk:int|None=None, # Give this many, best first
-    temperature:float|Tensor=0., # Above 0: draw a code with probability by distance
-    generator:torch.Generator|None=None, # Of the draw, on the device of `x`
+    x:Tensor, # `(N,D)` vectors
+    codebook:Tensor, # `(K,D)` codes
+    metric:Literal['euclidean','cosine']='euclidean', # Distance that decides which code is nearest
+    topk:int|None=None, # Return this many codes, best first
+    temperature:float|Tensor=0., # Above 0, or a tensor: sample a code with probability by distance
+    generator:torch.Generator|None=None, # Generator of the sampling, on the device of `x`
 )->Tensor: # `(N,)` int64, or `(N,topk)`
-    "For each vector its nearest code, computed in float32 in memory that depends on neither `N` nor `K`"
-    if metric not in ('euclidean','cosine'): raise QuantizerError(f"metric is {metric!r}: expected euclidean or cosine")
-    if x.ndim != 2 or codebook.ndim != 2 or x.shape[1] != codebook.shape[1] or not codebook.shape[0]: raise QuantizerError(f"got vectors of shape {tuple(x.shape)} and codes of shape {tuple(codebook.shape)}: expected (N, D) and (K, D)")
-    if torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False): return nearest(x, codebook, metric, topk, temperature, generator)
-    x,codebook = x.float(),codebook.float()
-    if metric == 'cosine': codebook = F.normalize(codebook, dim=1)
-    bias = codebook.new_zeros(codebook.shape[0]) if metric == 'cosine' else -0.5*codebook.pow(2).sum(1)
-    (N,K),n = (x.shape[0],codebook.shape[0]),topk or 1
-    if not 1 <= n <= K: raise QuantizerError(f"topk is {topk}: expected 1 to {K}")
-    if torch.compiler.is_compiling(): # the compiler tiles for itself
-        scores = torch.addmm(bias, x, codebook.T)
+    "The nearest code of each vector, computed in float32 in memory that depends on neither `N` nor `K`"
+    n = topk or 1
+    _check_search(x, codebook, metric, n)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False): return nearest(x, codebook, metric, topk, temperature, generator)
+    x,(weights,bias) = x.float(),_weights_and_bias(codebook.float(), metric)
+    if torch.compiler.is_compiling():
+        scores = torch.addmm(bias, x, weights.T)
         return scores.topk(n, 1).indices if topk else scores.argmax(1)
-    rows,cols = (min(a, b) for a,b in zip(TILE.get(x.device.type, TILE['cpu']), (N, K)))
-    buffer,codes = x.new_empty(rows*cols),torch.empty(N, n, dtype=torch.long, device=x.device)
-    draw = not isinstance(temperature, (int,float)) or temperature > 0
-    if draw and metric == 'cosine': x = F.normalize(x, dim=1) # their length does not matter to the nearest, but to chances
-    for i in range(0, N, rows or 1):
-        part,best,arg = x[i:i+rows],None,None
-        for j in range(0, K, cols):
-            b = bias[j:j+cols]
-            s = torch.addmm(b, part, codebook[j:j+cols].T, out=buffer[:len(part)*len(b)].view(len(part), -1))
-            if draw: s -= torch.empty_like(s).exponential_(generator=generator).log_()*(temperature/2)
-            v,k = s.max(1, keepdim=True) if n == 1 else s.topk(min(n, len(b)), 1)
-            if best is None: best,arg = v,k
-            elif n == 1: best,arg = torch.maximum(v, best),torch.where(v > best, k+j, arg)
-            else:
-                best,at = torch.cat([best, v], 1).topk(min(n, best.shape[1]+v.shape[1]), 1)
-                arg = torch.cat([arg, k+j], 1).gather(1, at)
-        codes[i:i+rows] = arg
-    return codes if topk else codes[:,0]
+    if not isinstance(temperature, Tensor) and temperature <= 0: temperature = None
+    elif metric == 'cosine': x = F.normalize(x, dim=1)
+    height,width = TILE.get(device, TILE['cpu'])
+    buffer = x.new_empty(min(height, len(x))*min(width, len(weights)))
+    found = [_search_rows(rows, weights, bias, n, width, buffer, temperature, generator) for rows in x.split(height)]
+    return torch.cat(found) if topk else torch.cat(found)[:,0]
+
+# %% ../../nbs/quantizers/21_search.ipynb #sr000010
+def _unit(x, metric): return F.normalize(x, dim=1) if metric == 'cosine' else x
+
+def _kmeans_round(x, centres, metric, generator, sync):
+    "One round of Lloyd's algorithm"
+    codes = nearest(x, centres)
+    counts = all_reduce_sum(torch.bincount(codes, minlength=len(centres)), sync)
+    sums = all_reduce_sum(torch.zeros_like(centres).index_add_(0, codes, x), sync)
+    centres = _unit(sums/counts.clamp(min=1)[:,None], metric)
+    empty = counts == 0
+    if empty.any(): centres[empty] = sample_global_frames(x, int(empty.sum()), generator, sync)
+    return centres
+
+# %% ../../nbs/quantizers/21_search.ipynb #sr000012
+def _surplus_centres(centres, n, generator):
+    drawn = centres[torch.randint(len(centres), (n,), generator=generator).to(centres.device)]
+    spread = centres.std(0, unbiased=False).clamp(min=1e-3)
+    return drawn + 0.01*spread*torch.randn(drawn.shape, generator=generator).to(drawn)
 
 # %% ../../nbs/quantizers/21_search.ipynb #30d49db3
 @torch.no_grad()
 def kmeans(
-    x:Tensor, # `(N,D)`, at least one
-    k:int, # Centres
+    x:Tensor, # `(N,D)` vectors, at least one
+    k:int, # Number of centres
     iters:int=10, # Rounds
-    generator:torch.Generator|None=None, # Of the draws, on the CPU
-    across_ranks:bool=False, # Over the frames of all ranks; then every rank must call it, with its generator in the same state
-    metric:Literal['euclidean','cosine']='euclidean', # By angle, vectors and centres have length 1
+    generator:torch.Generator|None=None, # Generator of the random draws, on the CPU
+    sync:bool=False, # Use the frames of all ranks? Every rank must then call it, with its generator in the same state
+    metric:Literal['euclidean','cosine']='euclidean', # By cosine, vectors and centres have length 1
 )->Tensor: # `(k,D)` centres
-    "Lloyd's k-means from randomly drawn vectors"
+    "Lloyd's k-means, started from randomly drawn vectors"
     check_range(1, math.inf, k=k)
-    unit = (lambda c: F.normalize(c, dim=1)) if metric == 'cosine' else (lambda c: c)
-    x = unit(x.float())
-    n = int(all_reduce_sum(torch.tensor(len(x), device=x.device), across_ranks))
+    x = _unit(x.float(), metric)
+    n = int(all_reduce_sum(torch.tensor(len(x), device=x.device), sync))
     if not n: raise QuantizerError("k-means needs at least one vector")
-    centres = sample_global_frames(x, k, generator, across_ranks)
-    if n < k:
-        more = centres[torch.randint(n, (k-n,), generator=generator).to(x.device)]
-        spread = centres.std(0, unbiased=False).clamp(min=1e-3)
-        return unit(torch.cat([centres, more + 0.01*spread*torch.randn(k-n, x.shape[1], generator=generator).to(x)]))
-    for _ in range(iters if n > k else 0):
-        codes = nearest(x, centres)
-        counts = all_reduce_sum(torch.bincount(codes, minlength=k), across_ranks)
-        sums = all_reduce_sum(torch.zeros_like(centres).index_add_(0, codes, x), across_ranks)
-        lost = counts == 0
-        centres = unit(sums/counts.clamp(min=1)[:,None])
-        if lost.any(): centres[lost] = sample_global_frames(x, int(lost.sum()), generator, across_ranks)
+    centres = sample_global_frames(x, k, generator, sync)
+    if n < k: return _unit(torch.cat([centres, _surplus_centres(centres, k-n, generator)]), metric)
+    for _ in range(iters if n > k else 0): centres = _kmeans_round(x, centres, metric, generator, sync)
     return centres

@@ -1,4 +1,4 @@
-"""Features go through tokens, and Whisper's frozen decoder reads text from what comes out
+"""Quantize Whisper's features, let its frozen decoder read text from the result, and train on that text
 
 Docs: https://quantizer-dev.github.io/quantizer/whisper/objective.html.md"""
 
@@ -31,12 +31,12 @@ from .text_losses import TopK, text_losses
 # %% ../../nbs/whisper/74_objective.ipynb #87dbbc7f
 @dataclass
 class TeacherOptions:
-    "How Whisper is asked while a model is trained"
-    text:Literal['manifest','whisper']='manifest' # Where the text comes from: `manifest`, or `whisper` for pseudo-labels that Whisper makes itself
-    topk:Annotated[int, Interval(ge=0, le=2000)]=64 # Likeliest tokens to keep of each distribution of the teacher; 0 asks the teacher while training
+    "Source of the text, and of the teacher's predictions"
+    text:Literal['manifest','whisper']='manifest' # Source of the text: `manifest`, or `whisper` for pseudo-labels by Whisper itself
+    topk:Annotated[int, Interval(ge=0, le=2000)]=64 # Likeliest tokens of the teacher to store; 0 runs the teacher during training instead
     temperature:Annotated[float, Interval(ge=0.01, le=100)]=1. # Temperature of the distributions that `kl` compares
     dtype:Literal['float32','bfloat16']='float32' # Arithmetic of Whisper's decoder
-    store:str|None=None # Folder of the targets, made if it is not there; inside the run by default
+    store:str|None=None # Folder of the targets, created if it does not exist; inside the run by default
 
 # %% ../../nbs/whisper/74_objective.ipynb #f7eccd91
 @LOSSES.register('kl')
@@ -46,30 +46,86 @@ class TextObjective(Objective):
     block,options = 'teacher',TeacherOptions
     def __init__(self,
         weights:dict, # `ce` and `kl` -> weight
-        model:SpeechQuantizer, # Model to train; the silence of its decoder is set
-        teacher:WhisperTeacher, # Whisper, from the layer that the features are of
-        silence_states:Tensor, # `(n,D)` states of the silence behind recordings, from `teacher.silence`
-        temperature:float=1., # Temperature of `kl`; that of the stored targets, if there are any
+        model:SpeechQuantizer, # Model to train; the silence of its decoder is initialised
+        teacher:WhisperTeacher, # Whisper above the layer that the features are of
+        silence_states:Tensor, # `(n,D)` states of the silence behind recordings, from `teacher.silence_states`
+        temperature:float=1., # Temperature of `kl`, also that of the stored targets
     ):
         super().__init__(weights)
         if len(model.mean) != teacher.dim:
-            raise QuantizerError(f"features have {len(model.mean)} dimensions, and {teacher.model} has {teacher.dim}: they must be of the same Whisper")
-        self.__dict__['teacher'] = teacher # not a part of this module
+            raise QuantizerError(f"features have {len(model.mean)} dimensions, and {teacher.model} has {teacher.dim}: "
+                "they must be of the same Whisper")
+        self.__dict__['teacher'] = teacher
         self.temperature = temperature
-        self.prompt_length = len(teacher.prompt('en'))
         self.register_buffer('silence_states', silence_states, persistent=False)
-        if hasattr(model.decoder, 'silence'): self.start_silence(model)
-    def start_silence(self, model):
-        "Start the decoder's learned silence at Whisper's"
-        states = model.normalise(self.silence_states)[None]
-        all_real = torch.ones(states.shape[:2], dtype=torch.bool)
-        tokens = masked_mean_pool(states, all_real, model.downsample)[0]
-        silence = model.decoder.silence
-        with torch.no_grad(): silence.copy_(tokens[torch.arange(len(silence)) % len(tokens)])
+        if hasattr(model.decoder, 'silence'): self.init_silence(model)
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         self.teacher.to(self.silence_states.device)
         return self
+
+# %% ../../nbs/whisper/74_objective.ipynb #f7eccd93
+@patch
+def init_silence(self:TextObjective, model):
+    "Start the decoder's learned silence at Whisper's"
+    states = model.normalise(self.silence_states)[None]
+    all_real = torch.ones(states.shape[:2], dtype=torch.bool)
+    tokens = masked_mean_pool(states, all_real, model.downsample)[0]
+    silence = model.decoder.silence
+    with torch.no_grad(): silence.copy_(tokens[torch.arange(len(silence)) % len(tokens)])
+
+# %% ../../nbs/whisper/74_objective.ipynb #1e36bf07
+@patch
+def states(self:TextObjective, model, out)->tuple:
+    "States for Whisper's decoder, and their mask, from a `Reconstruction`"
+    return whisper_states(model, out.z_q, out.token_mask, out.y, out.mask, self.silence_states)
+
+@patch
+@torch.no_grad()
+def transcribe(self:TextObjective,
+    model:SpeechQuantizer,
+    feats:Tensor, # `(B,T,D)`
+    mask:Tensor, # `(B,T)`, `True` for a real frame
+    languages='en', # Code of the language, or one for each recording
+    max_tokens:int|None=None, # Longest transcript, in tokens; Whisper's own limit by default
+)->list[str]:
+    "What Whisper reads from the tokens of a batch"
+    was_training = model.training
+    out = model.eval().reconstruct(feats, mask)
+    text = self.teacher.transcribe(*self.states(model, out), languages, max_tokens)
+    model.train(was_training)
+    return text
+
+# %% ../../nbs/whisper/74_objective.ipynb #a92d75a1
+@patch
+def predictions(self:TextObjective,
+    model:SpeechQuantizer,
+    feats:Tensor, # `(B,T,D)` unquantized
+    mask:Tensor, # `(B,T)`, `True` for a real frame
+    tokens:Tensor, # `(B,L)` prompt, text and end, -1 where padded
+    real:Tensor, # `(B,L-P)` which of the tokens after the prompt are real
+    stored:list, # Likeliest tokens and log-probabilities `(B,L,topk)`; empty if there are none
+)->TopK|Tensor|None:
+    "The teacher's predictions for the real tokens"
+    if stored: return TopK(*(o[:,self.teacher.prompt_length:][real] for o in stored))
+    if 'kl' not in self.weights or model.training and not self.weights['kl']: return None
+    states = append_after_last_frame(feats.float(), mask, self.silence_states)
+    with torch.no_grad(): return self.teacher.text_hidden(*states, tokens)[real]
+
+# %% ../../nbs/whisper/74_objective.ipynb #a92d75a3
+@patch
+def pad_tokens(self:TextObjective, tokens, stored):
+    "At least one token after the prompt"
+    missing = max(0, self.teacher.prompt_length+1-tokens.shape[1])
+    return F.pad(tokens, (0,missing), value=-1), [F.pad(o, (0,0,0,missing)) for o in stored]
+
+# %% ../../nbs/whisper/74_objective.ipynb #a92d75a5
+@patch
+def skip(self:TextObjective, model, out, names):
+    "Log that the text was not measured"
+    out.losses |= {name:out.loss.new_tensor(math.nan) for name in names}
+    silence = getattr(model.decoder, 'silence', None)
+    if silence is not None: out.loss = out.loss + 0*silence.sum()
 
 # %% ../../nbs/whisper/74_objective.ipynb #ad1dfe36
 @patch
@@ -77,99 +133,47 @@ def forward(self:TextObjective, model, out, batch):
     "Let Whisper read a batch, and add the losses of text to `out`"
     if len(batch) == 2: return # features without text
     feats,mask,tokens,*stored = batch
-    names = ['ce', *(['kl'] if stored or 'kl' in self.weights else []), 'accuracy']
+    names = ['ce', 'kl', 'accuracy'] if stored or 'kl' in self.weights else ['ce', 'accuracy']
     if model.training and not any(self.weights.values()): return self.skip(model, out, names)
     tokens,stored = self.pad_tokens(tokens, stored)
-    text = tokens[:,self.prompt_length:]
-    real = (text >= 0) & mask.any(1, keepdim=True) # a recording that could not be read has no frames
-    teacher = self.expected(model, feats, mask, tokens, real, stored)
-    states = whisper_states(model, out.z_q, out.token_mask, out.y, mask, self.silence_states)
-    hidden = self.hidden_of_text(*states, tokens, real)
-    weights = [self.weights.get(k, 0.) for k in ('ce','kl')]
-    losses = text_losses(hidden, self.teacher.vocab_embedding, text[real], teacher, *weights, self.temperature)
+    targets = tokens[:,self.teacher.prompt_length:]
+    real = (targets >= 0) & mask.any(1, keepdim=True) # a recording that could not be read has no frames
+    expected = self.predictions(model, feats, mask, tokens, real, stored)
+    hidden = self.teacher.text_hidden(*self.states(model, out), tokens)[real]
+    weights = [self.weights.get(name, 0.) for name in ('ce','kl')]
+    losses = text_losses(hidden, self.teacher.vocab_embedding, targets[real], expected, *weights, self.temperature)
     count = real.sum()
     out.loss = out.loss + global_average(losses.loss, count, model.training)
-    means = dict(zip(('ce','kl','accuracy'), global_average(torch.stack(losses[1:]), count, model.training)))
-    if teacher is None: means['kl'] = means['kl']*math.nan # not asked
-    out.losses |= {k:means[k] for k in names}
+    ce,kl,accuracy = global_average(torch.stack(losses[1:]), count, model.training)
+    means = dict(ce=ce, kl=kl*math.nan if expected is None else kl, accuracy=accuracy)
+    out.losses |= {name:means[name] for name in names}
     out.counts |= dict.fromkeys(names, all_reduce_sum(count, model.training))
-
-@patch
-def skip(self:TextObjective, model, out, names):
-    "Log that the text was not asked for"
-    out.losses |= {k:out.loss.new_tensor(math.nan) for k in names}
-    silence = getattr(model.decoder, 'silence', None)
-    if silence is not None: out.loss = out.loss + 0*silence.sum() # each parameter has a gradient: processes wait for it
-
-# %% ../../nbs/whisper/74_objective.ipynb #a92d75a1
-@patch
-def pad_tokens(self:TextObjective, tokens, stored):
-    "At least one token behind the prompt, also for a process that has no recording of this batch"
-    short = self.prompt_length+1-tokens.shape[1]
-    if short <= 0: return tokens,stored
-    return F.pad(tokens, (0,short), value=-1),[F.pad(o, (0,0,0,short)) for o in stored]
-
-@patch
-def hidden_of_text(self:TextObjective,
-    states:Tensor, # `(B,S,D)` that the decoder attends to
-    state_mask:Tensor|None, # `(B,S)`
-    tokens:Tensor, # `(B,L)` prompt, text and end, -1 where padded
-    real:Tensor, # `(B,L-P)` which of them are text
-)->Tensor: # `(N,D)`
-    "Hidden states of Whisper's decoder where a real token of text follows"
-    memory = self.teacher.cross_attention_cache(self.teacher.run_upper_layers(states, state_mask), state_mask)
-    hidden = self.teacher.decoder_hidden(tokens[:,:-1].clamp(min=0), memory)
-    return hidden[:,self.prompt_length-1:][real]
-
-@patch
-def expected(self:TextObjective, model, feats, mask, tokens, real, stored):
-    "What the teacher expects: stored, or asked now; `None` where `kl` has no weight"
-    if stored:
-        ids,logp = stored
-        return TopK(ids[:,self.prompt_length:][real], logp[:,self.prompt_length:][real])
-    if 'kl' not in self.weights or model.training and not self.weights['kl']: return None
-    states = append_after_last_frame(feats.float(), mask, self.silence_states)
-    with torch.no_grad(): return self.hidden_of_text(*states, tokens, real)
-
-# %% ../../nbs/whisper/74_objective.ipynb #1e36bf07
-@patch
-def transcribe(self:TextObjective,
-    model:SpeechQuantizer,
-    feats:Tensor, # `(B,T,D)`
-    mask:Tensor, # `(B,T)`
-    languages='en', # Code of the language, or one for each recording
-    max_tokens:int|None=None, # Longest transcript, in tokens; as long as Whisper allows by default
-)->list[str]:
-    "What Whisper reads from the tokens of a batch"
-    was_training = model.training
-    with torch.no_grad():
-        out = model.eval().reconstruct(feats, mask)
-        states = whisper_states(model, out.z_q, out.token_mask, out.y, mask, self.silence_states)
-        text = self.teacher.transcribe(*states, languages, max_tokens)
-    model.train(was_training)
-    return text
 
 # %% ../../nbs/whisper/74_objective.ipynb #8f68aa56
 @patch(cls_method=True)
 def check_config(cls:TextObjective, cfg):
     "Refuse features and batches that text cannot be trained with"
-    name = next(k for k in cfg['model']['losses'] if LOSSES[k] is cls)
+    loss = next(o for o in cfg['model']['losses'] if LOSSES[o] is cls)
     features,batching = cfg['features']['name'],cfg['data']['batching']
     if features != 'whisper':
-        raise QuantizerError(f"'model.losses.{name}' is a loss of the text that Whisper reads: it needs features of name whisper, not {features}")
+        raise QuantizerError(f"'model.losses.{loss}' is a loss of the text that Whisper reads: "
+            f"it needs features of name whisper, not {features}")
     if batching != 'buckets':
-        raise QuantizerError(f"'data.batching' is '{batching}': text goes with whole recordings, so a training through Whisper needs buckets")
+        raise QuantizerError(f"'data.batching' is '{batching}': text goes with whole recordings, "
+            "so training through Whisper needs buckets")
 
 @patch(cls_method=True)
 def logged_losses(cls:TextObjective, weights, options):
-    return ['ce', *(['kl'] if 'kl' in weights or options['topk'] else []), 'accuracy']
+    has_kl = 'kl' in weights or options['topk']
+    return ['ce', 'kl', 'accuracy'] if has_kl else ['ce', 'accuracy']
 
+# %% ../../nbs/whisper/74_objective.ipynb #8f68aa58
 @patch(cls_method=True)
 def prepare(cls:TextObjective, options, features, store, folder, device, **extract):
     "Texts of the recordings, and what the teacher expects"
     targets = TextTargets(features['model'], options['text'], options['topk'], options['temperature']).to(device)
     made = build_store(store.corpus, targets, options['store'] or folder/'targets', **extract)
-    return StoredTargets(made, store.index.id, options['topk'] > 0)
+    return StoredTargets(made, store.index.id)
 
 @patch(cls_method=True)
 def build(cls:TextObjective, weights, options, model, extractor, store):
@@ -181,13 +185,14 @@ def build(cls:TextObjective, weights, options, model, extractor, store):
     silence = teacher.silence_states(extractor, wavs).to(model.mean.device)
     return cls(weights, model, teacher, silence, options['temperature'])
 
+# %% ../../nbs/whisper/74_objective.ipynb #8f68aa5a
 @patch(cls_method=True)
 def measure(cls:TextObjective, tokenizers, corpus):
     "What Whisper reads from each tokenizer's tokens, and without tokens"
     has_text = (corpus.df.text != '').to_numpy()
     if not has_text.any(): return {},None # trained on texts that Whisper made
     corpus = corpus.select(has_text)
-    read = {k:measure_text(tokenizer, corpus) for k,tokenizer in tokenizers.items()}
+    read = {name:measure_text(tokenizer, corpus) for name,tokenizer in tokenizers.items()}
     own = next(iter(read.values()))
-    rates = {k:o.rates for k,o in read.items()} | dict(Whisper=own.whisper)
-    return {k:table_values(v) for k,v in rates.items()},own.texts
+    rates = {name:o.rates for name,o in read.items()} | dict(Whisper=own.whisper)
+    return {name:table_values(o) for name,o in rates.items()}, own.texts

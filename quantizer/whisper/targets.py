@@ -1,4 +1,4 @@
-"""What a recording says, as tokens of text, and what an unquantized Whisper expects at each of them: made once, stored beside the features
+"""Compute the tokens of each recording's text, and the teacher's predictions for them, once, and store them beside the features
 
 Docs: https://quantizer-dev.github.io/quantizer/whisper/targets.html.md"""
 
@@ -10,9 +10,10 @@ __all__ = ['TextTargets', 'StoredTargets']
 # %% ../../nbs/whisper/72_targets.ipynb #833c520a
 from typing import Literal
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from ..core.errors import QuantizerError, check_range
-from ..core.tensors import pad_batch
 from ..data.corpus import Corpus
 from ..data.encoders import WhisperEncoder
 from ..data.features import FeatureExtractor
@@ -22,72 +23,91 @@ from .teacher import WhisperTeacher
 
 # %% ../../nbs/whisper/72_targets.ipynb #29eb4366
 class TextTargets(FeatureExtractor):
-    "Tokens of a recording's text, with the head of the teacher's distribution for each"
+    "Tokens of a recording's text, each with the teacher's likeliest tokens at its place"
     name = 'text_targets'
+    window_s = 31 # longer recordings are not read
+    frame_rate = 4. # about as many tokens as a second of English has: for planning shards
     def __init__(self,
         model:str, # Whisper: a folder, or name on the Hugging Face hub
-        text:Literal['manifest','whisper']='manifest', # Where the text comes from
-        topk:int=64, # Likeliest tokens to keep of each distribution; 0 keeps the text only
-        temperature:float=1., # Of the distributions
+        text:Literal['manifest','whisper']='manifest', # Source of the text
+        topk:int=64, # Likeliest tokens of the teacher to store; 0 stores the text only
+        temperature:float=1., # Temperature of the teacher's distributions
         weights:str|None=None, # Hash that Whisper's weights must have; filled in when they are read
     ):
         super().__init__(16000, 400, 320)
         check_range(0, 2000, topk=topk)
         check_range(0.01, 100, temperature=temperature)
-        self.encoder,self.teacher = WhisperEncoder(model, pad=True),WhisperTeacher(model, weights=weights)
-        self.model,self.weights,self.text,self.topk,self.temperature = self.encoder.model,self.teacher.weights,text,topk,temperature
+        self.encoder = WhisperEncoder(model, pad=True)
+        self.teacher = WhisperTeacher(model, weights=weights)
+        self.model,self.weights = self.encoder.model,self.teacher.weights
+        self.text,self.topk,self.temperature = text,topk,temperature
         self.dim = 1+2*topk
-    window_s = 31 # longer ones are not read
-    frame_rate = 4. # about as many tokens of English in a second: for planning shards
     @property
     def identity(self): return {k:v for k,v in self.settings.items() if k != 'model'}
 
-    @torch.no_grad()
-    def recording(self,
-        corpus:Corpus,
-        i:int, # Recording
-        wav:Tensor|int, # Its waveform `(S,)`, or the number of samples if it is long
-    )->Tensor: # `(L,1+2*topk)`
-        "Prompt, text and end, and what the teacher expects at each place"
-        t,language = self.teacher,corpus.df.at[i,'language']
-        n,most = wav if isinstance(wav, int) else len(wav),self.encoder.window_s*self.sample_rate
-        if n > most: raise QuantizerError(f"{n/self.sample_rate:.1f} s long: Whisper hears {self.encoder.window_s} s at a time; cut it with its text, or leave it out")
-        if n < self.win_length: raise QuantizerError(f"shorter than one frame ({n} samples)")
-        states = self.encoder.encode(wav[None].to(self.device), torch.tensor([n], device=self.device))
-        memory = t.cross_attention_cache(states)
-        if not language: language = t.guess_languages(memory, 1)[0] if t.multilingual else 'en'
-        prompt = t.prompt(language)
-        if self.text == 'whisper': words = t.generate(states, None, language)[0]
-        elif not (said := corpus.df.at[i,'text'].strip()): raise QuantizerError("has no text in the manifest; give one, or set model.teacher.text=whisper")
-        else: words = t.text_tokens(said)
-        ids = torch.tensor([*prompt, *words, t.eot])
-        if len(ids) > t.max_tokens: raise QuantizerError(f"its text has {len(words)} tokens, and Whisper's decoder {t.max_tokens} places")
-        res = torch.zeros(len(ids), self.dim)
-        res[:,0] = ids
-        if self.topk:
-            head = top_k(t.decoder_hidden(ids[None,:-1].to(self.device), memory)[0,len(prompt)-1:], t.vocab_embedding, self.topk, self.temperature)
-            res[len(prompt):,1:] = torch.cat([head.ids, head.logp], 1).cpu()
-        return res
+# %% ../../nbs/whisper/72_targets.ipynb #29eb4367
+def _check_duration(extractor, wav):
+    "Refuse a recording that is too long or too short"
+    samples = wav if isinstance(wav, int) else len(wav)
+    longest = extractor.encoder.window_s
+    if samples > longest*extractor.sample_rate:
+        raise QuantizerError(f"{samples/extractor.sample_rate:.1f} s long: Whisper hears {longest} s at a time; "
+            "cut it with its text, or leave it out")
+    if samples < extractor.win_length: raise QuantizerError(f"shorter than one frame ({samples} samples)")
+
+@patch
+def text_of(self:TextTargets, corpus, i, states, language)->list[int]:
+    "Tokens of the text of recording `i`, from the manifest or by Whisper"
+    if self.text == 'whisper': return self.teacher.generate(states, None, language)[0]
+    text = corpus.df.at[i,'text'].strip()
+    if not text: raise QuantizerError("has no text in the manifest; give one, or set model.teacher.text=whisper")
+    return self.teacher.text_tokens(text)
+
+# %% ../../nbs/whisper/72_targets.ipynb #29eb4368
+@patch
+@torch.no_grad()
+def recording(self:TextTargets,
+    corpus:Corpus,
+    i:int, # Recording
+    wav:Tensor|int, # Its waveform `(S,)`, or the number of samples if it is long
+)->Tensor: # `(L,1+2*topk)`
+    "Prompt, text and end, and what the teacher expects at each place; raises `QuantizerError` if there is no text"
+    _check_duration(self, wav)
+    teacher,language = self.teacher,corpus.df.at[i,'language']
+    states = self.encoder.encode(wav[None].to(self.device), torch.tensor([len(wav)], device=self.device))
+    if not language: language = teacher.fill_languages([''], teacher.cross_attention_cache(states))[0]
+    prompt = teacher.prompt(language)
+    text = self.text_of(corpus, i, states, language)
+    tokens = torch.tensor([*prompt, *text, teacher.eot])
+    if len(tokens) > teacher.max_tokens:
+        raise QuantizerError(f"its text has {len(text)} tokens, and Whisper's decoder {teacher.max_tokens} places")
+    rows = torch.zeros(len(tokens), self.dim)
+    rows[:,0] = tokens
+    if self.topk:
+        hidden = teacher.text_hidden(states, None, tokens[None].to(self.device))[0]
+        top = top_k(hidden, teacher.vocab_embedding, self.topk, self.temperature)
+        rows[len(prompt):,1:] = torch.cat([top.ids, top.logp], 1).cpu()
+    return rows
 
 # %% ../../nbs/whisper/72_targets.ipynb #e148e6c2
 class StoredTargets:
-    "Targets of the recordings of a source, by their place in it"
+    "Targets of recordings, by their position in a source of features"
     def __init__(self,
         store:FeatureStore, # Made by `TextTargets`
         ids, # Names of the source's recordings, in order
-        head:bool=True, # Give the head of the teacher's distributions too
     ):
-        self.store,self.topk = store,store.dim//2 if head else 0
-        at = {o:i for i,o in enumerate(store.index.id)}
-        self.rows = np.array([at.get(o, -1) for o in ids], dtype=np.int64)
+        self.store,self.topk = store,store.dim//2
+        row_of = {name:row for row,name in enumerate(store.index.id)}
+        self.rows = np.array([row_of.get(name, -1) for name in ids], dtype=np.int64)
         self.has = self.rows >= 0
     def __call__(self,
-        items, # Recordings, none twice
-    )->tuple: # Tokens `(B,L)`, -1 where padded; and their teacher's likeliest tokens and log-probabilities `(B,L,topk)`
+        items, # Positions of recordings, none twice
+    )->tuple: # Tokens `(B,L)`, -1 where padded; with `topk` also the likeliest tokens and log-probabilities `(B,L,topk)`
         "What goes into a batch beside the features"
-        if not len(items): return self._split(torch.full((1,1,self.store.dim), -1.))
-        x,mask = pad_batch([self.store.read(int(self.rows[i])) for i in items])
-        return self._split(x.masked_fill(~mask[...,None], -1))
-    def _split(self, x):
-        k = self.store.dim//2
-        return (x[...,0].long(), *((x[...,1:1+k].long().clamp(min=0), x[...,1+k:]) if self.topk else ()))
+        rows = [self.store.read(int(self.rows[i])) for i in items]
+        if not rows: rows = [torch.full((1,self.store.dim), -1.)]
+        tokens,top = pad_sequence(rows, batch_first=True, padding_value=-1).split([1,2*self.topk], -1)
+        tokens = tokens[...,0].long()
+        if not self.topk: return tokens,
+        ids,logp = top.chunk(2, -1)
+        return tokens, ids.long().clamp(min=0), logp
