@@ -251,7 +251,7 @@ def _start_child(work, progress, parent):
 
 def _do_in_child(task): return _child(task)
 
-# %% ../../nbs/data/15_extract.ipynb #af9c8049
+# %% ../../nbs/data/15_extract.ipynb #efb2deb6
 def run_processes(
     tasks:list,
     work, # Function of a task and `on_progress`
@@ -266,8 +266,8 @@ def run_processes(
         except BrokenProcessPool:
             lives = 3 if len(left) < before else lives-1
             if not lives:
-                raise QuantizerError("a process that extracts was killed, three times in a row (is there enough memory?); "
-                    "finished shards are kept: run it again to continue, with fewer data.extract.workers") from None
+                raise QuantizerError("a process that extracts was killed, three times in a row (is there enough "
+                    "memory?); finished shards are kept: run it again, with fewer data.extract.workers") from None
 
 # %% ../../nbs/data/15_extract.ipynb #b21ce526
 def _run_pool(left, work, workers, progress):
@@ -285,7 +285,7 @@ def _run_pool(left, work, workers, progress):
         for process in list((pool._processes or {}).values()): process.terminate()
         pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/data/15_extract.ipynb #bfca937c
+# %% ../../nbs/data/15_extract.ipynb #5788ec26
 def run_ray(
     tasks:list,
     work, # Function of a task and `on_progress`
@@ -294,7 +294,7 @@ def run_ray(
     "Do tasks by Ray Data, on this machine or the cluster that Ray is connected to"
     try: import ray, ray.data
     except ImportError:
-        raise QuantizerError("data.extract.launcher is 'ray', which is not installed: pip install 'quantizer[ray]'") from None
+        raise QuantizerError("data.extract.launcher is 'ray', which needs: pip install 'quantizer[ray]'") from None
     def _work(row): return dict(shard=work(tasks[row['task']], lambda seconds: None))
     jobs = ray.data.from_items([dict(task=k) for k in range(len(tasks))], override_num_blocks=len(tasks))
     jobs.map(_work, compute=ray.data.TaskPoolStrategy(workers or None)).materialize()
