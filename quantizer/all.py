@@ -31,8 +31,9 @@ from .quantizers.frozen import KMeansVQ, RandomProjectionVQ
 from .quantizers.residual import Grouped, Residual
 from .quantizers.operations import *
 from .quantizers.contract import check_contract
-from .models.backbones import DECODERS, ENCODERS, ConvDecoder, ConvEncoder
+from .models.backbones import DECODERS, ENCODERS, ConvDecoder, ConvEncoder, Decoder, Encoder
 from .models.transformer import TransformerDecoder, TransformerEncoder
+from .models.contract import check_backbone
 from .models.objectives import LOSSES, masked_mean
 from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, check_model
 from .whisper.teacher import WhisperTeacher
@@ -50,7 +51,7 @@ from .whisper.scorer import measure_text
 from .evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 from .app.report import write_report
 from .train.callback import Callback
-from .train.schedule import SCHEDULES, Anneal, anneal, lr_scheduler
+from .train.schedule import SCHEDULES, HyperparamScheduler, anneal, lr_scheduler
 from .train.phases import Phases
 from .whisper.wer import WERCallback
 from .train.health import CodebookHealth

@@ -35,8 +35,9 @@ def zero_padding(
     mask:Tensor, # `(B,T)`
 )->Tensor: # `(B,T,D)`
     "Zero where `mask` is `False`, also where `x` holds NaN"
-    return torch.where(mask[...,None], x, 0) # unlike `masked_fill`, it keeps the memory layout
+    return torch.where(mask[...,None], x, 0)
 
+# %% ../../nbs/models/30_backbones.ipynb #mp8b78de
 def whole_tokens(
     x:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
@@ -52,8 +53,8 @@ class Backbone(nn.Module):
     max_frames = None # Longest row that it accepts, in frames; any length by default
     def __init__(self,
         downsample:int, # Frames in a token
-        layer_radius:int|None=None, # Frames that one layer sees to each side, a multiple of `downsample`; one token by default
-        receptive_radius:int|None=None, # Frames that all layers see to each side, a multiple of `downsample`; `None`: all
+        layer_radius:int|None=None, # Frames that one layer sees to each side; one token by default
+        receptive_radius:int|None=None, # Frames that all layers see to each side; `None`: the whole recording
     ):
         super().__init__()
         check_range(1, math.inf, downsample=downsample)
@@ -98,7 +99,9 @@ class StackEncoder(Encoder):
         downsample:int=2, # Frames in a token
     ):
         super().__init__(downsample, receptive_radius=0)
-        _check_stack(dim_out, dim_in, downsample)
+        needed = dim_in*downsample
+        if dim_out != needed: raise QuantizerError(
+            f"dim is {dim_out}: {downsample} frames of {dim_in} values side by side need a quantizer of dim {needed}")
     def frames_to_tokens(self, x, mask, token_mask):
         return x.unflatten(1, (-1,self.downsample)).flatten(2)
 
@@ -107,20 +110,13 @@ class StackEncoder(Encoder):
 class StackDecoder(Decoder):
     "The frames of each token, one after the other"
     def __init__(self,
-        dim_in:int, # `D` of the quantizer: `upsample` times `dim_out`
+        dim_in:int, # `D` of the quantizer: `upsample` times `dim_out`, as the encoder checks
         dim_out:int, # `D` of the features
         upsample:int, # Frames in a token, as in the encoder
     ):
         super().__init__(upsample, receptive_radius=0)
-        _check_stack(dim_in, dim_out, upsample)
     def tokens_to_frames(self, z, token_mask, mask):
         return z.unflatten(2, (self.downsample,-1)).flatten(1, 2)
-
-def _check_stack(dim, frame_dim, downsample):
-    needed = frame_dim*downsample
-    if dim == needed: return
-    raise QuantizerError(
-        f"dim is {dim}: {downsample} frames of {frame_dim} values side by side need a quantizer of dim {needed}")
 
 # %% ../../nbs/models/30_backbones.ipynb #d5b07299
 class ConvBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Losses of frames by name, and the class for every other kind of loss
+"""Losses of frames by name, and the base class of every other kind of loss
 
 Docs: https://quantizer-dev.github.io/quantizer/models/objectives.html.md"""
 
@@ -18,14 +18,16 @@ from ..core.registry import Registry
 # %% ../../nbs/models/33_objectives.ipynb #b7529250
 LOSSES = Registry('loss') # name -> a function of frames, or the `Objective` class that computes it
 
+# %% ../../nbs/models/33_objectives.ipynb #mp051234
 @LOSSES.register('mse')
 def squared_error(y:Tensor, x:Tensor)->Tensor:
-    "Squared error: the loss whose optimum is the mean, and what reconstruction is measured by"
+    "Squared error: its optimum is the mean, and reconstruction is measured by it"
     return (y-x).pow(2)
 
+# %% ../../nbs/models/33_objectives.ipynb #mp14940f
 @LOSSES.register('l1')
 def absolute_error(y:Tensor, x:Tensor)->Tensor:
-    "Absolute error: cares less about a rare large miss"
+    "Absolute error: less sensitive to outliers"
     return (y-x).abs()
 
 @LOSSES.register('huber')
@@ -33,35 +35,37 @@ def huber_error(y:Tensor, x:Tensor)->Tensor:
     "Squared below 1, absolute above"
     return F.huber_loss(y, x, reduction='none')
 
+# %% ../../nbs/models/33_objectives.ipynb #mp7037cd
 @LOSSES.register('cosine')
 def cosine_error(y:Tensor, x:Tensor)->Tensor:
-    "One minus the cosine of the frames: their direction alone"
+    "One minus the cosine similarity of the frames: compares their direction only"
     return 1-F.cosine_similarity(y, x, dim=-1)[...,None]
 
 # %% ../../nbs/models/33_objectives.ipynb #e39c7a36
 def masked_sum(
     x:Tensor, # `(B,T,D)` values
     mask:Tensor, # `(B,T)`, `True` for a real frame
-)->tuple[Tensor,Tensor]: # Scalars: the sum over the values of real frames, and how many values that is
-    "Sum and count of the values of real frames"
+)->tuple[Tensor,Tensor]: # Scalars: sum of the values of real frames, and their number
+    "Sum and number of the values of real frames"
     return x.masked_fill(~mask[...,None], 0).sum(), mask.sum()*x.shape[-1]
 
+# %% ../../nbs/models/33_objectives.ipynb #mp917de1
 def masked_mean(
     x:Tensor, # `(B,T,D)` values
     mask:Tensor, # `(B,T)`, `True` for a real frame
-    sync:bool=False, # Over the frames of all processes
+    sync:bool=False, # Average over the frames of all processes
 )->Tensor: # Scalar
-    "Mean over the values of real frames; 0 where there is none"
+    "Mean of the values of real frames; 0 if there is none"
     return global_average(*masked_sum(x, mask), sync)
 
 # %% ../../nbs/models/33_objectives.ipynb #38033b51
 class Objective(nn.Module):
-    "Something that a model is trained for"
-    block = None # Key of the `model` block of a config under which its options are, as `teacher`; `None` if it has none
-    options = None # Class whose signature says which options there are
-    counts_frames = False # Are its losses means over frames? Then the log need not keep a count for each
+    "Base class of losses that are more than a function of two frames"
+    block = None # Key of its options in the `model` block of a config, such as `teacher`; `None`: no options
+    options = None # Class whose signature defines the options
+    counts_frames = False # Are its losses means over frames? Then the log needs no count for each
     def __init__(self,
-        weights:dict, # Loss -> weight; schedules may move them
+        weights:dict, # Loss -> weight; schedules can change them
     ):
         super().__init__()
         self.weights = dict(weights)
@@ -69,16 +73,19 @@ class Objective(nn.Module):
         model, # The `SpeechQuantizer`
         out, # Its `Reconstruction`
         batch:tuple, # Features, mask, and what `prepare` adds to them
-    )->dict: # Loss -> sum and count, both of this process; a loss without a weight is only logged
-        "What there is to minimise"
+    )->dict: # Loss -> (sum, count) of this process; a loss without a weight is only logged
+        "Sum and count of each loss"
         raise NotImplementedError
-    def forward(self, model, out, batch):
-        "Add the losses of a batch to `out`"
-        for name,(total,count) in self.terms(model, out, batch).items():
-            loss = global_average(total, count, model.training)
-            out.losses[name] = loss
-            if name in self.weights: out.loss = out.loss + self.weights[name]*loss
-            if not self.counts_frames: out.counts[name] = all_reduce_sum(count, model.training)
+
+# %% ../../nbs/models/33_objectives.ipynb #mo330003
+@patch
+def forward(self:Objective, model, out, batch):
+    "Average the losses over all processes; add them to `out.losses`, and weighted to `out.loss`"
+    for name,(total,count) in self.terms(model, out, batch).items():
+        loss = global_average(total, count, model.training)
+        out.losses[name] = loss
+        if name in self.weights: out.loss = out.loss + self.weights[name]*loss
+        if not self.counts_frames: out.counts[name] = all_reduce_sum(count, model.training)
 
 # %% ../../nbs/models/33_objectives.ipynb #cf7ec780
 class FrameObjective(Objective):
@@ -93,27 +100,30 @@ class FrameObjective(Objective):
 def check_config(cls:Objective,
     cfg:dict, # All blocks, checked one by one
 ):
-    "Refuse, by a `QuantizerError`, settings of other blocks that this objective cannot be trained with"
+    "Raise a `QuantizerError` if other blocks have settings that this objective cannot be trained with"
 
+# %% ../../nbs/models/33_objectives.ipynb #mpda14ff
 @patch(cls_method=True)
 def logged_losses(cls:Objective,
     weights:dict, # Loss -> weight
     options:dict|None=None, # Its checked options
 )->list[str]: # Names
-    "The losses that the log will have"
+    "Names of the losses in the log"
     return list(weights)
 
+# %% ../../nbs/models/33_objectives.ipynb #mo330006
 @patch(cls_method=True)
 def prepare(cls:Objective,
     options:dict|None, # Its checked options
     features:dict, # The `features` block of the config
     store, # Features of all recordings
-    folder, # Where it may keep what it makes
-    device, # Where to compute
-    **extract, # How to extract: arguments of `build_store`
-): # Called with recordings, gives a tuple of tensors that go with each batch; `None` if it needs none
+    folder, # Folder for files that it makes
+    device, # Device to compute on
+    **extract, # Arguments of `build_store`
+): # Function of recordings that returns a tuple of tensors for each batch; `None` if none are needed
     "Make what a batch holds beside features"
 
+# %% ../../nbs/models/33_objectives.ipynb #mo330008
 @patch(cls_method=True)
 def build(cls:Objective,
     weights:dict, # Loss -> weight
@@ -125,10 +135,11 @@ def build(cls:Objective,
     "Make the objective of a training run"
     return cls(weights)
 
+# %% ../../nbs/models/33_objectives.ipynb #mpa41b78
 @patch(cls_method=True)
 def measure(cls:Objective,
     tokenizers:dict, # Name -> `Tokenizer`: this run and its baselines
     corpus, # Validation recordings
 )->tuple: # Name -> measures, for the report, and a table of examples or `None`
-    "Measure tokenizers by what this objective is about"
+    "Measure tokenizers on the task of this objective"
     return {},None

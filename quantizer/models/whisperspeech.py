@@ -1,4 +1,4 @@
-"""Two frames to a vector, and attention over 30 s of frames: the networks of published tokenizers
+"""The networks of published tokenizers: frames pooled to a vector, and attention over 30 s of frames
 
 Docs: https://quantizer-dev.github.io/quantizer/models/whisperspeech.html.md"""
 
@@ -8,95 +8,103 @@ Docs: https://quantizer-dev.github.io/quantizer/models/whisperspeech.html.md"""
 __all__ = ['FRAMES', 'WhisperSpeechEncoder', 'WhisperSpeechDecoder']
 
 # %% ../../nbs/models/35_whisperspeech.ipynb #8c6ad740
-import math
 from typing import Literal
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.errors import QuantizerError, check_range
-from ..core.options import checked
-from .backbones import DECODERS, ENCODERS, downsample_mask
-from .transformer import TransformerBlock, rotary
+from ..core.errors import QuantizerError
+from ..core.options import PositiveInt, checked
+from .backbones import DECODERS, ENCODERS, Decoder, Encoder
+from .bottleneck import mean_pool
+from .transformer import TransformerBlock, check_heads, feed_forward, rotary_angles
+
+# %% ../../nbs/models/35_whisperspeech.ipynb #mo350002
+def _check_same_dims(feature_dim, quantizer_dim):
+    if feature_dim == quantizer_dim: return
+    raise QuantizerError(f"the features have {feature_dim} dimensions and the quantizer {quantizer_dim}: "
+        "'whisperspeech' needs as many of both, set model.quantizer.dim")
 
 # %% ../../nbs/models/35_whisperspeech.ipynb #4b4dc2b2
-def _mlp(dim, mult): return nn.Sequential(nn.Linear(dim, mult*dim), nn.GELU(), nn.Linear(mult*dim, dim))
-def _same(feats, codes):
-    if feats != codes: raise QuantizerError(f"the features have {feats} dimensions and the quantizer {codes}: 'whisperspeech' needs as many of both, set model.quantizer.dim")
-
 @ENCODERS.register('whisperspeech')
-class WhisperSpeechEncoder(nn.Module):
+class WhisperSpeechEncoder(Encoder):
     "`downsample` frames to a vector, and a residual layer"
     @checked
     def __init__(self,
         dim_in:int, # `D` of the features
         dim_out:int, # `D` of the quantizer, the same
-        downsample:int=2, # Frames in a token
-        pool:Literal['mean','conv','stride']='mean', # What becomes of them: their mean, the first with a convolution added, or the first
-        mult:int=4, # Width of the feed-forward layer, as a multiple of `D`
+        downsample:PositiveInt=2, # Frames in a token
+        pool:Literal['mean','conv','stride']='mean', # Mean of the frames, the first plus a convolution, or the first
+        mult:PositiveInt=4, # Width of the feed-forward layer, as a multiple of `D`
     ):
-        super().__init__()
-        check_range(1, math.inf, downsample=downsample, mult=mult)
-        _same(dim_in, dim_out)
-        self.downsample,self.pool,self.layer_radius,self.receptive_radius = downsample,pool,downsample,downsample
+        super().__init__(downsample, receptive_radius=downsample)
+        _check_same_dims(dim_in, dim_out)
+        self.pool = pool
         if pool == 'conv': self.conv = nn.Conv1d(dim_in, dim_in, 3, downsample, 1)
-        self.norm,self.mlp = nn.LayerNorm(dim_in),_mlp(dim_in, mult)
-    def forward(self,
-        x:Tensor, # `(B,T,D)` features
-        mask:Tensor, # `(B,T)`
-    )->tuple[Tensor,Tensor]: # Vectors `(B,T',dim_out)`, zero where padded, and their mask `(B,T')`
-        "Encode"
-        d = self.downsample
-        x,m = (F.pad(o, p+(0,-x.shape[1]%d)) for o,p in ((x.masked_fill(~mask[...,None], 0), (0,0)), (mask, ())))
-        if self.pool == 'mean': h = x.unflatten(1, (-1,d)).sum(2)/m.unflatten(1, (-1,d)).sum(2).clamp(min=1)[...,None]
-        else: h = x[:,::d] + (self.conv(x.mT).mT if self.pool == 'conv' else 0)
-        mask = downsample_mask(mask, d)
-        return (h + self.mlp(self.norm(h))).masked_fill(~mask[...,None], 0), mask
+        self.norm,self.mlp = nn.LayerNorm(dim_in),feed_forward(dim_in, mult)
+
+# %% ../../nbs/models/35_whisperspeech.ipynb #mo350003
+@patch
+def frames_to_tokens(self:WhisperSpeechEncoder, x, mask, token_mask):
+    if self.pool == 'mean': h = mean_pool(x, mask, self.downsample)
+    else: h = x[:,::self.downsample]
+    if self.pool == 'conv': h = h + self.conv(x.mT).mT
+    return h + self.mlp(self.norm(h))
 
 # %% ../../nbs/models/35_whisperspeech.ipynb #349d37d4
-FRAMES = 1500 # Positions that the decoder has: 30 s of Whisper's frames
+FRAMES = 1500 # Positions of the decoder: 30 s of Whisper's frames
 
 @DECODERS.register('whisperspeech')
-class WhisperSpeechDecoder(nn.Module):
+class WhisperSpeechDecoder(Decoder):
     "Attention over 30 s of frames, padding included"
+    max_frames = FRAMES
     @checked
     def __init__(self,
         dim_in:int, # `D` of the quantizer
         dim_out:int, # `D` of the features, the same
-        upsample:int, # Frames in a token, as the encoder has it
-        layers:int=1, # Blocks
-        heads:int=4, # Of attention
-        mult:int=4, # Width of the feed-forward layer, as a multiple of `D`
+        upsample:int, # Frames in a token, as in the encoder
+        layers:PositiveInt=1, # Blocks
+        heads:PositiveInt=4, # Attention heads
+        mult:PositiveInt=4, # Width of the feed-forward layer, as a multiple of `D`
         rope:bool=True, # Rotary positions, beside the learned ones
     ):
-        super().__init__()
-        check_range(1, math.inf, layers=layers, heads=heads, mult=mult)
-        _same(dim_out, dim_in)
-        if dim_in % (2*heads): raise QuantizerError(f"{dim_in} dimensions cannot be cut into {heads} heads of an even number each")
-        self.upsample,self.layer_radius = upsample,FRAMES
-        self.padding,self.positions = nn.Parameter(torch.zeros(dim_in)),nn.Parameter(0.045*torch.randn(FRAMES, dim_in))
-        self.register_buffer('freqs', rope/10000**(torch.arange(0, dim_in//heads, 2)/(dim_in//heads)))
+        super().__init__(upsample, layer_radius=FRAMES)
+        _check_same_dims(dim_out, dim_in)
+        check_heads(dim_in, heads)
+        self.padding = nn.Parameter(torch.zeros(dim_in))
+        self.positions = nn.Parameter(0.045*torch.randn(FRAMES, dim_in))
+        head_dim = dim_in//heads
+        self.register_buffer('freqs', rope/10000**(torch.arange(0, head_dim, 2)/head_dim))
         self.blocks = nn.ModuleList([TransformerBlock(dim_in, heads, mult) for _ in range(layers)])
         self.norm = nn.LayerNorm(dim_in)
-    def states(self,
-        z:Tensor, # `(B,T',dim_in)` vectors
-        token_mask:Tensor, # `(B,T')`
-        y:Tensor|None=None, # What `forward` made of them; not needed here
-        mask:Tensor|None=None, # `(B,T)` real frames; `upsample` for each token by default
-    )->tuple[Tensor,None]: # `(B,1500,dim_out)`, and the mask that they need: none
-        "What Whisper's decoder attends to: frames of all 30 s"
-        most = -(-FRAMES//self.upsample)
-        if z.shape[1] > most or mask is not None and mask.shape[1] > FRAMES: raise QuantizerError(f"got {z.shape[1]} tokens: the 'whisperspeech' decoder has positions for {FRAMES} frames, {most} tokens; cut the recording")
-        if mask is None: mask = token_mask.repeat_interleave(self.upsample, 1)
-        mask = F.pad(mask, (0, FRAMES-mask.shape[1]))[...,None]
-        x = z.repeat_interleave(self.upsample, 1)
-        x = torch.where(mask, F.pad(x, (0,0,0,FRAMES-x.shape[1])), self.padding) + self.positions
-        turns = rotary(FRAMES, self.freqs)
-        for b in self.blocks: x = b(x, *turns)
-        return self.norm(x), None
-    def forward(self,
-        z:Tensor, # `(B,T',dim_in)` vectors
-        token_mask:Tensor, # `(B,T')`
-        mask:Tensor, # `(B,T)` frames to make, `T` at most `T'*upsample`
-    )->Tensor: # `(B,T,dim_out)`, zero where padded
-        "Decode"
-        return self.states(z, token_mask, None, mask)[0][:,:mask.shape[1]].masked_fill(~mask[...,None], 0)
+
+# %% ../../nbs/models/35_whisperspeech.ipynb #mo350004
+@patch
+def _check_length(self:WhisperSpeechDecoder, tokens, frames):
+    most = -(-FRAMES//self.downsample)
+    if tokens <= most and frames <= FRAMES: return
+    raise QuantizerError(f"got {tokens} tokens: the 'whisperspeech' decoder has positions for {FRAMES} frames, "
+        f"{most} tokens; cut the recording")
+
+# %% ../../nbs/models/35_whisperspeech.ipynb #mpf629e1
+@patch
+def states(self:WhisperSpeechDecoder,
+    z:Tensor, # `(B,T',dim_in)` vectors
+    token_mask:Tensor, # `(B,T')`
+    y:Tensor|None=None, # The result of `forward`; not needed here
+    mask:Tensor|None=None, # `(B,T)` real frames; `upsample` for each token by default
+)->tuple[Tensor,None]: # `(B,1500,dim_out)`, and no mask: all of them are real to Whisper's decoder
+    "The vectors that Whisper's decoder attends to: frames of all 30 s"
+    if mask is None: mask = token_mask.repeat_interleave(self.downsample, 1)
+    self._check_length(z.shape[1], mask.shape[1])
+    real = F.pad(mask, (0,FRAMES-mask.shape[1]))[...,None]
+    frames = z.repeat_interleave(self.downsample, 1)
+    frames = F.pad(frames, (0,0,0,FRAMES-frames.shape[1]))
+    x = torch.where(real, frames, self.padding) + self.positions
+    turns = rotary_angles(FRAMES, self.freqs)
+    for block in self.blocks: x = block(x, *turns)
+    return self.norm(x), None
+
+@patch
+def tokens_to_frames(self:WhisperSpeechDecoder, z, token_mask, mask):
+    return self.states(z, token_mask, None, mask)[0]

@@ -1,4 +1,4 @@
-"""fastai's callback, with attributes that cost nothing
+"""fastai's callback with fast attributes, and methods of the learner that callbacks use
 
 Docs: https://quantizer-dev.github.io/quantizer/train/callback.html.md"""
 
@@ -16,18 +16,19 @@ from ..core.distributed import rank
 
 # %% ../../nbs/train/50_callback.ipynb #7d3487ce
 class Callback(core.Callback):
-    "A callback that has what its learner has, and may hide it"
+    "fastai's callback, without a check when an attribute is set"
     __setattr__ = object.__setattr__
-    def __getattr__(self, k):
-        if k.startswith('__') or k == 'learn' or self.learn is None: raise AttributeError(k)
-        return getattr(self.learn, k)
+    def __getattr__(self, name):
+        if name.startswith('__') or name == 'learn' or self.learn is None: raise AttributeError(name)
+        return getattr(self.learn, name)
 
 # %% ../../nbs/train/50_callback.ipynb #c17f790e
 def in_fit(
-    learn, # A Learner
-)->bool: # Is it in a training of its own?
-    "Neither the learning-rate finder, nor `validate` or `get_preds`"
-    return getattr(learn, 'is_fitting', True) and not hasattr(learn, 'lr_finder') and not hasattr(learn, 'gather_preds')
+    learn, # A `Learner`
+)->bool: # `False` in the learning-rate finder, `validate` and `get_preds`
+    "Is the learner in a training run of its own?"
+    is_fitting = getattr(learn, 'is_fitting', True)
+    return is_fitting and not hasattr(learn, 'lr_finder') and not hasattr(learn, 'gather_preds')
 
 # %% ../../nbs/train/50_callback.ipynb #ee9b5b7a
 @patch(as_prop=True)
@@ -40,6 +41,7 @@ def batches_per_step(self:Learner)->int:
     "Batches whose gradients are summed for one optimizer step"
     return self.train_step.accumulate if hasattr(self, 'train_step') else 1
 
+# %% ../../nbs/train/50_callback.ipynb #mpaaddca
 @patch
 def check_steps(self:Learner):
     "Raise `FloatingPointError` if skipped steps must end the training run; waits for the device"
@@ -56,6 +58,7 @@ def log_event(self:Learner,
     if hasattr(self, 'run_log') and self.run_log.writes: self.run_log.event(kind, text, show)
     elif show and rank() == 0: warnings.warn(text)
 
+# %% ../../nbs/train/50_callback.ipynb #mp92b3f7
 @patch
 def validation_losses(self:Learner)->dict:
     "Mean losses of the last validation, name to value; empty without a `RunLog`"

@@ -1,4 +1,4 @@
-"""The callback that averages gradients, and two processes that compute what one would
+"""The callback that averages gradients; two processes give the same result as one
 
 Docs: https://quantizer-dev.github.io/quantizer/train/ddp.html.md"""
 
@@ -16,11 +16,14 @@ from .callback import Callback
 
 # %% ../../nbs/train/51_ddp.ipynb #23ecc14c
 class DDPCallback(Callback):
-    "Average gradients over processes; one process alone trains as ever"
-    order = -8 # the model is on its device
+    "Average gradients over processes; does nothing in a single process"
+    order = -8 # after the model is on its device
     def before_fit(self):
-        if world_size() == 1 or isinstance(self.learn.model, DistributedDataParallel): return
-        at = next(self.learn.model.parameters()).device
-        with warnings.catch_warnings(action='ignore'): # PyTorch 2.13 gives broadcast_buffers a new name
-            self.learn.model = DistributedDataParallel(self.learn.model, device_ids=[at] if at.type == 'cuda' else None, broadcast_buffers=False, gradient_as_bucket_view=True)
+        model = self.learn.model
+        if world_size() == 1 or isinstance(model, DistributedDataParallel): return
+        device = next(model.parameters()).device
+        device_ids = [device] if device.type == 'cuda' else None
+        with warnings.catch_warnings(action='ignore'): # PyTorch 2.13 renames broadcast_buffers
+            self.learn.model = DistributedDataParallel(
+                model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
     def after_fit(self): self.learn.model = get_model(self.learn.model)

@@ -1,4 +1,4 @@
-"""The codebook's health, live: after every epoch, and on the way
+"""A callback that counts codes, after every epoch and between the rows of the log
 
 Docs: https://quantizer-dev.github.io/quantizer/train/health.html.md"""
 
@@ -9,6 +9,7 @@ __all__ = ['CodebookHealth', 'reduce_metric', 'NREMetric', 'FrameLoss']
 
 # %% ../../nbs/train/55_health.ipynb #c1c970ce
 import torch
+from fastcore.basics import patch
 from fastai.learner import AvgLoss, AvgMetric, Metric, ValueMetric
 from fastai.torch_core import get_model
 from ..evaluate.health import codebook_health, count_codes, verdict
@@ -22,47 +23,82 @@ class CodebookHealth(Callback):
     order = 40 # before the Recorder reads the metrics
     def __init__(self,
         token_rate:float, # Tokens per second
-    ): self.token_rate,self.health,self.counts,self.window = token_rate,{},None,None
+    ):
+        self.token_rate = token_rate
+        self.health = {} # Measures of the last validation
+        self.counts = self.window = None # Counts of validation codes; of training codes since the last `take`
     def before_fit(self): self.window = None
-    def before_batch(self): self.sizes = get_model(self.learn.model).quantizer.codebook_sizes
     def before_validate(self): self.counts = None
-    def after_batch(self):
-        if self.learn.pred is None: return # refused
-        n = count_codes(self.learn.pred.codes, max(self.sizes))
-        if self.learn.training: self.window = n if self.window is None else self.window+n
-        else: self.counts = n if self.counts is None else self.counts+n
-    def after_validate(self):
-        for m in self.recorder._valid_mets: reduce_metric(m)
-        if self.counts is None: return
-        self.counts = all_reduce_sum(self.counts)
-        self.health = codebook_health(self.counts, self.token_rate, self.sizes)
-    def take(self)->dict: # As from `codebook_health`
-        "Of the training tokens since the last call; to be called by all processes together"
-        n = torch.zeros(len(self.sizes), max(self.sizes), dtype=torch.long) if self.window is None else self.window
-        self.window = torch.zeros_like(n)
-        return codebook_health(all_reduce_sum(n), self.token_rate, self.sizes)
-    def state_dict(self): return {} if self.window is None else dict(window=all_reduce_sum(self.window))
-    def load_state_dict(self, state): # what all have counted goes on with the first
-        if 'window' in state: self.window = state['window'].to(next(self.model.parameters()).device)*(rank() == 0)
+    def before_batch(self): self.sizes = get_model(self.learn.model).quantizer.codebook_sizes
     @property
     def verdict(self)->str:
-        "One sentence about the last epoch"
+        "One sentence about the last validation"
         return verdict(self.health) if self.health else 'not yet known'
-    def metrics(self)->list: # For `Learner(metrics=...)`
-        "What the table of a fit shows"
-        return [ValueMetric(lambda k=k: self.health.get(k, float('nan')), k) for k in ('usage','dead','perplexity','entropy')]
+
+# %% ../../nbs/train/55_health.ipynb #mo550002
+def _add(total, counts): return counts if total is None else total+counts
+
+# %% ../../nbs/train/55_health.ipynb #mp95cc8e
+@patch
+def after_batch(self:CodebookHealth):
+    if self.learn.pred is None: return # the batch was skipped
+    counts = count_codes(self.learn.pred.codes, max(self.sizes))
+    if self.learn.training: self.window = _add(self.window, counts)
+    else: self.counts = _add(self.counts, counts)
+
+# %% ../../nbs/train/55_health.ipynb #mpad4ff8
+@patch
+def after_validate(self:CodebookHealth):
+    for metric in self.recorder._valid_mets: reduce_metric(metric)
+    if self.counts is None: return
+    self.counts = all_reduce_sum(self.counts)
+    self.health = codebook_health(self.counts, self.token_rate, self.sizes)
+
+# %% ../../nbs/train/55_health.ipynb #mo550004
+@patch
+def take(self:CodebookHealth)->dict: # As from `codebook_health`
+    "Health of the training codes since the last call; all processes must call it together"
+    counts = self.window
+    if counts is None: counts = torch.zeros(len(self.sizes), max(self.sizes), dtype=torch.long)
+    self.window = torch.zeros_like(counts)
+    return codebook_health(all_reduce_sum(counts), self.token_rate, self.sizes)
+
+# %% ../../nbs/train/55_health.ipynb #mpec9b53
+@patch
+def state_dict(self:CodebookHealth):
+    return {} if self.window is None else dict(window=all_reduce_sum(self.window))
+
+@patch
+def load_state_dict(self:CodebookHealth, state):
+    if 'window' not in state: return
+    device = next(self.model.parameters()).device
+    self.window = state['window'].to(device)*(rank() == 0)
+
+# %% ../../nbs/train/55_health.ipynb #mo550006
+@patch
+def metrics(self:CodebookHealth)->list: # For `Learner(metrics=...)`
+    "The columns of fastai's table"
+    def _metric(name): return ValueMetric(lambda: self.health.get(name, float('nan')), name)
+    return [_metric(name) for name in ('usage','dead','perplexity','entropy')]
 
 # %% ../../nbs/train/55_health.ipynb #785adf10
-def reduce_metric(
-    m:Metric, # Ours, with a method `reduce`, or fastai's averages; others stay those of this process
-):
-    "Make a metric one over the recordings of all processes"
-    if world_size() == 1: return
-    if hasattr(m, 'reduce'): m.reduce()
-    elif isinstance(m, (AvgMetric,AvgLoss)): m.total,m.count = all_reduce_sum(torch.stack([torch.as_tensor(o).double().cpu() for o in (m.total,m.count)]).to('cuda' if torch.cuda.is_available() else 'cpu')).unbind()
+def _sum_over_ranks(total, count):
+    pair = torch.stack([torch.as_tensor(x).double().cpu() for x in (total, count)])
+    return all_reduce_sum(pair.to('cuda' if torch.cuda.is_available() else 'cpu')).unbind()
 
+# %% ../../nbs/train/55_health.ipynb #mp13bfd4
+def reduce_metric(
+    metric:Metric, # Ours, with a method `reduce`, or one of fastai's averages; others do not change
+):
+    "Make a metric that of the recordings of all processes"
+    if world_size() == 1: return
+    if hasattr(metric, 'reduce'): metric.reduce()
+    elif isinstance(metric, (AvgMetric,AvgLoss)):
+        metric.total,metric.count = _sum_over_ranks(metric.total, metric.count)
+
+# %% ../../nbs/train/55_health.ipynb #mo550007
 class NREMetric(Metric):
-    "`evaluate.signal.NRE` for a `Learner`"
+    "Normalised reconstruction error (`evaluate.signal.NRE`) for a `Learner`"
     name = 'nre'
     def __init__(self): self.nre = NRE()
     def reset(self): self.nre.reset()
@@ -71,12 +107,16 @@ class NREMetric(Metric):
     @property
     def value(self): return self.nre.value
 
+# %% ../../nbs/train/55_health.ipynb #mo550008
 class FrameLoss(Metric):
     "Mean loss over real frames"
     name = 'loss'
     def __init__(self): self.reset()
     def reset(self): self.total,self.n = 0.,0
-    def accumulate(self, learn): self.total,self.n = self.total+learn.loss.detach().double()*learn.pred.frames,self.n+learn.pred.frames
-    def reduce(self): self.total,self.n = all_reduce_sum(torch.stack([self.total, self.n.double()])).unbind()
+    def accumulate(self, learn):
+        frames = learn.pred.frames
+        self.total = self.total + learn.loss.detach().double()*frames
+        self.n = self.n + frames
+    def reduce(self): self.total,self.n = _sum_over_ranks(self.total, self.n)
     @property
     def value(self): return float(self.total/self.n) if self.n else None
