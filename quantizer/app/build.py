@@ -35,7 +35,7 @@ from ..train.phases import Phases
 from ..train.profile import Profile
 from ..train.checkpoint import Checkpoint
 from ..train.stopping import EarlyStop, StopSignals
-from ..train.schedule import Anneal, anneal, lr_scheduler
+from ..train.schedule import HyperparamScheduler, anneal, lr_scheduler
 from ..train.step import TrainStep, checkpoint_activations, compile_parts
 from ..whisper.wer import WERCallback
 
@@ -201,7 +201,7 @@ def _change_callbacks(train):
     res = []
     if train['phases']: res.append(Phases(train['phases']))
     if train['wer']: res.append(WERCallback(train['wer']))
-    if train['anneal']: res.append(Anneal({k:anneal(**v) for k,v in train['anneal'].items()}))
+    if train['anneal']: res.append(HyperparamScheduler({k:anneal(**v) for k,v in train['anneal'].items()}))
     return res
 
 # %% ../../nbs/app/81_build.ipynb #6d6e5362

@@ -9,6 +9,7 @@ __all__ = ['QUANTIZERS', 'NO_CODE', 'Quantized', 'linear_or_identity', 'diversit
 
 # %% ../../nbs/quantizers/20_base.ipynb #d16fb034
 import math
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 import torch
@@ -42,6 +43,7 @@ def linear_or_identity(
     "A linear layer, or the identity if both dimensions are equal"
     return nn.Identity() if dim_in == dim_out else nn.Linear(dim_in, dim_out)
 
+# %% ../../nbs/quantizers/20_base.ipynb #b4se0027
 def diversity_loss(
     p:Tensor, # `(K,)` mean probability of each code
 )->Tensor: # Scalar from 0 (all codes equally likely) to nearly 1 (one code)
@@ -102,35 +104,37 @@ class Quantizer(nn.Module, Schedulable):
     @property
     def num_codebooks(self)->int: return len(self.codebook_sizes)
 
-    def quantize(self, x:Tensor, batch_index:Tensor): raise NotImplementedError
-    def to_codes(self, x:Tensor)->Tensor: raise NotImplementedError
-    def from_codes(self, codes:Tensor)->Tensor: raise NotImplementedError
+    def quantize(self, x, batch_index): raise NotImplementedError
+    def to_codes(self, x): raise NotImplementedError
+    def from_codes(self, codes): raise NotImplementedError
     def extra_repr(self):
         return f'dim={self.dim}, codebook_size={self.codebook_size}, num_codebooks={self.num_codebooks}'
 
-    def _apply(self, fn, recurse=True):
-        "Moves to a device, but stays float32 under `.half()`, `.double()` and the like"
-        def _move(t):
-            new = fn(t)
-            return t.to(new.device) if t.is_floating_point() and new.dtype != t.dtype else new
-        return super()._apply(_move, recurse)
+# %% ../../nbs/quantizers/20_base.ipynb #b4se0029
+@patch
+def _apply(self:Quantizer, fn, recurse=True):
+    def _move(t):
+        new = fn(t)
+        return t.to(new.device) if t.is_floating_point() and new.dtype != t.dtype else new
+    return nn.Module._apply(self, _move, recurse)
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0004
 def _scalar_buffers(module):
     "Names of the floating-point buffers that hold one number and are saved"
-    saved = module.named_buffers(recurse=False)
-    return [k for k,b in saved if b.ndim == 0 and b.is_floating_point() and k not in module._non_persistent_buffers_set]
+    not_saved = module._non_persistent_buffers_set
+    buffers = module.named_buffers(recurse=False)
+    return [k for k,b in buffers if not b.ndim and b.is_floating_point() and k not in not_saved]
 
 @patch
 def _schedulable(self:Quantizer):
-    holders,bounds = {},{}
+    holders,bounds = defaultdict(list),{}
     for m in self.modules():
-        for k in _scalar_buffers(m): holders.setdefault(k, []).append(m._buffers)
+        for k in _scalar_buffers(m): holders[k].append(m._buffers)
         if not isinstance(m, Quantizer): continue
         bounds |= m.schedule_bounds
-        for k in m.loss_weights: holders.setdefault(k, []).append(m.loss_weights)
+        for k in m.loss_weights: holders[k].append(m.loss_weights)
         for k in m.schedule_bounds:
-            if k in vars(m): holders.setdefault(k, []).append(vars(m))
+            if k in vars(m): holders[k].append(vars(m))
     return {k:(*bounds.get(k, (0, math.inf)), found) for k,found in holders.items()}
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0006
@@ -147,6 +151,7 @@ def next_seed(self:Quantizer)->int:
 @patch
 def _refuse(self:Quantizer, got, expected): raise QuantizerError(f"{self.name}: got {got}, expected {expected}")
 
+# %% ../../nbs/quantizers/20_base.ipynb #b4se0026
 @patch
 def _check_input(self:Quantizer, z, mask):
     kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
@@ -156,7 +161,7 @@ def _check_input(self:Quantizer, z, mask):
     if not z.shape[0] or not z.shape[1]: self._refuse(f"an empty batch, of shape {shape}", "at least one frame")
     if mask is None: return
     if mask.dtype != torch.bool: self._refuse(f"a mask of {mask.dtype}", "torch.bool")
-    if mask.shape != z.shape[:2]: self._refuse(f"a mask of shape {tuple(mask.shape)}", f"{shape[:2]}, as of the vectors")
+    if mask.shape != z.shape[:2]: self._refuse(f"a mask of shape {tuple(mask.shape)}", shape[:2])
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0010
 @patch
@@ -193,6 +198,7 @@ def _select_frames(z, mask):
     rows = mask.flatten().nonzero()[:,0]
     return frames[rows], rows, rows//T
 
+# %% ../../nbs/quantizers/20_base.ipynb #b4se0024
 @patch
 def _quantize_batch(self:Quantizer, z, mask):
     B,T,D = z.shape
@@ -251,6 +257,7 @@ def _check_codes(self:Quantizer, codes):
         if not c.numel() or NO_CODE <= c.min() <= c.max() < size: continue
         self._refuse(f"code {int(c.max() if c.max() >= size else c.min())}", f"0 to {size-1}")
 
+# %% ../../nbs/quantizers/20_base.ipynb #b4se0025
 @patch
 def decode(self:Quantizer,
     codes:Tensor, # `(B,T,Q)` int64, -1 for no frame

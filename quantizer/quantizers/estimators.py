@@ -53,7 +53,7 @@ class _StraightThroughError(torch.autograd.Function):
 def straight_through_error(
     z:Tensor, # `(N,D)` input of the quantizer
     q:Tensor, # `(N,D)` chosen vectors; the first result shares their memory
-)->tuple[Tensor,Tensor]: # `q` as from `straight_through`, and the sum of squared differences; both have a gradient for `z`
+)->tuple[Tensor,Tensor]: # `q`, and the sum of squared differences; both have a gradient for `z`
     "Straight-through estimator and squared error in one"
     return _StraightThroughError.apply(z, q)
 

@@ -54,8 +54,8 @@ class Codebook(nn.Module):
 # %% ../../nbs/quantizers/22_vq.ipynb #vqcb0003
 @patch
 def entries(self:Codebook,
-    copy:bool=False, # Return a copy, which later updates do not change
-)->Tensor: # `(K,D)`
+    copy=False, # Return a copy, which later updates do not change
+): # `(K,D)`
     "The vectors as they are compared and decoded"
     vectors = self.vectors.clone() if copy else self.vectors
     return F.normalize(vectors, dim=1) if self.metric == 'cosine' else vectors
@@ -64,8 +64,8 @@ def entries(self:Codebook,
 @patch
 @torch.no_grad()
 def update(self:Codebook,
-    h:Tensor, # `(N,D)` frames of this step
-    codes:Tensor, # `(N,)` the codes they chose
+    h, # `(N,D)` frames of this step
+    codes, # `(N,)` the codes they chose
 ):
     "Move the averages, and with them the vectors"
     if not self.is_started or self.update_rule == 'frozen': return
@@ -82,9 +82,9 @@ def update(self:Codebook,
 # %% ../../nbs/quantizers/22_vq.ipynb #04a9362e
 @patch
 def set_vectors(self:Codebook,
-    codes:Tensor|slice, # Which entries
-    vectors:Tensor, # Their new values
-    count:float, # Frames a step that each is taken to win
+    codes, # Which entries: a tensor of indices, or a slice
+    vectors, # `(n,D)` their new values
+    count, # Frames a step that each is taken to win
 ):
     "Set entries together with their statistics"
     self.vectors[codes],self.cluster_size[codes] = vectors,count
@@ -93,7 +93,7 @@ def set_vectors(self:Codebook,
 # %% ../../nbs/quantizers/22_vq.ipynb #vqcb0014
 @patch
 def revive(self:Codebook,
-    h:Tensor, # `(N,D)` frames of this step
+    h, # `(N,D)` frames of this step
     next_seed, # Function that returns a seed, the same on all ranks
 ):
     "Put dead codes on frames of this step"
@@ -119,7 +119,7 @@ def _place(self:Codebook, h, next_seed):
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqcb0015
 @patch
-def start(self:Codebook, h:Tensor, next_seed):
+def start(self:Codebook, h, next_seed):
     "Place vectors among the frames `(N,D)`, and once all are placed, count all as equally used"
     n = int(all_reduce_sum(torch.tensor(len(h), device=h.device)))
     if not n: return
@@ -131,7 +131,7 @@ def start(self:Codebook, h:Tensor, next_seed):
 @patch
 @torch.no_grad()
 def prepare(self:Codebook,
-    h:Tensor, # `(N,D)` frames of this step
+    h, # `(N,D)` frames of this step
     next_seed, # Function that returns a seed, the same on all ranks
 ):
     "Before a training step: start the codebook, or revive dead codes"
@@ -151,15 +151,22 @@ def _load_from_state_dict(self:Codebook, state, prefix, *args):
     self.is_started = False
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqvq0002
-def _loss_weights(codebook, commitment, codebook_weight, orthogonal, diversity):
+def _weights(rule, commitment, codebook, orthogonal, diversity):
     "The losses that a `VQ` has, and their weights"
-    if codebook != 'gradient':
-        for name,w in dict(codebook=codebook_weight, orthogonal=orthogonal).items():
-            if w: raise QuantizerError(f"{name}_weight is {w}: it requires codebook='gradient' (got '{codebook}')")
-        codebook_weight = None
-    elif codebook_weight is None: codebook_weight = 1.
-    weights = dict(commitment=commitment, codebook=codebook_weight, orthogonal=orthogonal or None, diversity=diversity or None)
-    return {k:w for k,w in weights.items() if w is not None}
+    if rule != 'gradient' and (codebook or orthogonal):
+        raise QuantizerError(f"codebook_weight and orthogonal_weight require codebook='gradient' (got '{rule}')")
+    weights = dict(commitment=commitment)
+    if rule == 'gradient': weights['codebook'] = 1. if codebook is None else codebook
+    if orthogonal: weights['orthogonal'] = orthogonal
+    if diversity: weights['diversity'] = diversity
+    return weights
+
+# %% ../../nbs/quantizers/22_vq.ipynb #vqvq0020
+def _head_dim(dim, heads, codebook_dim):
+    "Dimension of the vectors in the codebook"
+    if codebook_dim: return codebook_dim
+    if dim % heads: raise QuantizerError(f"dim {dim} is not a multiple of heads {heads}: give codebook_dim")
+    return dim//heads
 
 # %% ../../nbs/quantizers/22_vq.ipynb #219df434
 @QUANTIZERS.register('vq')
@@ -170,12 +177,12 @@ class VQ(Quantizer):
         dim:int=64, # `D`, dimension of the vectors
         codebook_size:int=1024, # `K`, entries of the codebook
         commitment_weight:NonNegativeFloat=0.25, # Weight of the commitment loss, which pulls the encoder to its codes
-        codebook:Literal['ema','gradient','frozen']='ema', # How codes learn: moving average, gradient, or not after the start
+        codebook:Literal['ema','gradient','frozen']='ema', # How codes learn; `frozen` ones stay as they start
         codebook_weight:NonNegativeFloat|None=None, # Weight of the codebook loss; for `"gradient"`, where `None` is 1
         decay:Annotated[float, Interval(ge=0, le=0.9999)]=0.95, # Decay of the moving averages
         kmeans_iters:NonNegativeInt=10, # Rounds of k-means on the first batch; 0 starts at random
-        kmeans_steps:PositiveInt=1, # Batches over which the k-means start is spread, each placing its share of the codes
-        revive_below:Annotated[float, Interval(ge=0, le=0.9)]=0.1, # A code is dead below this share of the mean usage; 0 never revives
+        kmeans_steps:PositiveInt=1, # Batches over which the k-means start is spread, each for a part of the codes
+        revive_below:Annotated[float, Interval(ge=0, le=0.9)]=0.1, # Share of the mean usage below which a code is dead; 0 for none
         metric:Literal['euclidean','cosine']='euclidean', # Distance that decides which code is nearest
         codebook_dim:PositiveInt|None=None, # Dimension of the codes, between two linear layers; `None` is `dim/heads`
         heads:int=1, # Parts of a vector, each with a code
@@ -185,12 +192,11 @@ class VQ(Quantizer):
         diversity_weight:NonNegativeFloat=0., # Weight of the loss that pushes codes to be used equally
     ):
         super().__init__(dim, codebook_size, heads)
-        self.loss_weights = _loss_weights(codebook, commitment_weight, codebook_weight, orthogonal_weight, diversity_weight)
-        if dim % heads and not codebook_dim: self._refuse(f"dim {dim} and {heads} heads", "heads that divide dim, or codebook_dim")
-        self.heads,self.codebook_dim,self.estimator = heads,codebook_dim or dim//heads,estimator
-        width = self.codebook_dim*heads
-        projections = linear_or_identity(dim, width),linear_or_identity(width, dim)
-        self.book = Codebook(codebook_size, self.codebook_dim, codebook, decay, kmeans_iters, kmeans_steps, revive_below, metric)
+        self.loss_weights = _weights(codebook, commitment_weight, codebook_weight, orthogonal_weight, diversity_weight)
+        d = _head_dim(dim, heads, codebook_dim)
+        self.heads,self.codebook_dim,self.estimator = heads,d,estimator
+        projections = linear_or_identity(dim, d*heads),linear_or_identity(d*heads, dim)
+        self.book = Codebook(codebook_size, d, codebook, decay, kmeans_iters, kmeans_steps, revive_below, metric)
         self.inp,self.out = projections # after the codebook: optimizers number parameters in this order
         if temperature: self.register_buffer('temperature', torch.tensor(float(temperature)))
 
@@ -209,7 +215,8 @@ def is_straight_through(self:VQ):
     return is_bare and self.estimator == 'straight_through'
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqvq0004
-FILE_KEYS = {'book.vectors':'codebook', 'book.cluster_size':'counts', 'book.embed_sum':'sums', 'book.num_placed':'placed'}
+FILE_KEYS = {'book.vectors':'codebook', 'book.cluster_size':'counts',
+    'book.embed_sum':'sums', 'book.num_placed':'placed'}
 
 def _rename_keys(state, prefix, names):
     for old,new in names.items():

@@ -1,4 +1,4 @@
-"""Where the time of a step goes
+"""A callback that times the parts of some training steps and prints a table
 
 Docs: https://quantizer-dev.github.io/quantizer/train/profile.html.md"""
 
@@ -9,6 +9,8 @@ __all__ = ['PARTS', 'Laps', 'Profile']
 
 # %% ../../nbs/train/61_profile.ipynb #7dbc86d3
 import math, time
+from contextlib import ExitStack
+from functools import partial
 import torch
 from fastai.callback.core import _inner_loop
 from fastai.torch_core import get_model
@@ -18,109 +20,130 @@ from .callback import Callback, in_fit
 from ..core.distributed import rank
 
 # %% ../../nbs/train/61_profile.ipynb #950ded6e
-_WAIT,_COPY,_ENCODER,_QUANTIZER,_DECODER,_LOSSES,_BACKWARD,_OPTIMIZER,_REST = PARTS = ('waiting for data', 'copy to the device', 'encoder', 'quantizer', 'decoder',
-    'losses, rest of forward', 'backward', 'clipping, optimizer', 'callbacks, logging, rest')
+PARTS = dict( # part -> its name in the table
+    wait='waiting for data', copy='copy to the device', encoder='encoder', quantizer='quantizer', decoder='decoder',
+    losses='losses, rest of forward', backward='backward', optimizer='clipping, optimizer', rest='callbacks, logging, rest')
 
 class Laps:
     "Seconds of each part"
     now = staticmethod(time.perf_counter)
-    def __init__(self): self.cuda,self.s = torch.cuda.is_available(),dict.fromkeys(PARTS, 0.)
+    def __init__(self): self.on_cuda,self.seconds = torch.cuda.is_available(),dict.fromkeys(PARTS, 0.)
     def start(self): self.since = self.now()
     def lap(self,
-        part:str, # That now ends
+        part:str, # part that ends now
     ):
         "Give a part the time since the last reading"
-        if self.cuda: torch.cuda.synchronize()
-        self.s[part] += self.now()-self.since
+        if self.on_cuda: torch.cuda.synchronize()
+        self.seconds[part] += self.now()-self.since
         self.since = self.now()
 
 # %% ../../nbs/train/61_profile.ipynb #a9ed7234
-_BEFORE = dict(after_pred=_LOSSES, after_loss=_LOSSES, after_backward=_BACKWARD, after_step=_OPTIMIZER, after_batch=_OPTIMIZER) # what has run when an event comes
-
 class Profile(Callback):
-    "Tell where the time of some training steps goes"
-    order = math.inf # last: the first step to be timed begins when it returns
+    "Time the parts of some training steps and print a table"
+    order = math.inf # last: the first timed step begins when `after_batch` returns
     def __init__(self,
-        steps:int=20, # Steps to time: batches, that is
-        skip:int=5, # Steps before them
-        tell=print, # Gets the table, in the first process
+        steps:int=20, # number of steps (batches) to time
+        skip:int=5, # number of steps before them
+        tell=print, # function that gets the table, in the first process
     ):
         check_range(1, math.inf, steps=steps)
         check_range(0, math.inf, skip=skip)
-        self.steps,self.skip,self.tell,self.rows,self.undo = steps,skip,tell,None,[] # `rows`: part -> ms a step, with their `total`
+        self.steps,self.skip,self.tell = steps,skip,tell
+        self.rows,self.is_timing,self.undo = None,False,ExitStack() # `rows`: name of a part -> ms a step, and their `total`
+
     def before_fit(self):
-        self.stop() # if a fit has ended in an error
+        self.stop() # in case the last fit ended in an error
         self.run,self.seen = in_fit(self.learn),0
     def before_train(self): self.begin()
     def after_batch(self):
         if not self.training: return
-        if self.undo and self.learn.pred is not None: self.frames = self.frames+self.learn.pred.frames
+        if self.is_timing and self.learn.pred is not None: self.frames = self.frames+self.learn.pred.frames
         self.seen += 1
         self.begin()
     def after_fit(self):
-        if self.undo: self.finish()
+        if self.is_timing: self.finish()
 
 # %% ../../nbs/train/61_profile.ipynb #4acbb6be
 @patch
 def begin(self:Profile):
-    "Start, if it is time to"
-    if self.seen != self.skip or self.undo: return
-    learn,model,self.laps,self.done,self.frames = self.learn,get_model(self.learn.model),Laps(),0,0
-    take,hand_out = learn._set_device,learn._call_one
-    def _take(b): return self.timed(take, _WAIT, _COPY, b)
-    def _hand_out(event): return self.event(hand_out, event)
-    learn._set_device,learn._call_one = _take,_hand_out
-    self.undo = [lambda: (vars(learn).pop('_set_device'), vars(learn).pop('_call_one'))]
-    for part,m in ((_ENCODER,model.encoder), (_QUANTIZER,model.quantizer), (_DECODER,model.decoder)): self.around(m, part)
+    "Start timing if enough steps have passed"
+    if self.seen != self.skip or self.is_timing: return
+    self.laps,self.done,self.frames,self.is_timing = Laps(),0,0,True
+    self._wrap('_set_device', partial(self.timed, 'wait', 'copy', self.learn._set_device))
+    self._wrap('_call_one', partial(self.timed_event, self.learn._call_one))
+    for part in ('encoder','quantizer','decoder'): self._wrap_module(part)
     self.laps.start()
 
 @patch
-def around(self:Profile, m, part):
-    "Time the calls of a module"
-    was = m._compiled_call_impl # `None` if it is not compiled
-    m._compiled_call_impl = lambda *args, **kwargs: self.timed(was or m._call_impl, _LOSSES, part, *args, **kwargs)
-    self.undo.append(lambda: setattr(m, '_compiled_call_impl', was))
+def _wrap(self:Profile, name, wrapper):
+    "Hide a method of the learner behind an attribute"
+    setattr(self.learn, name, wrapper)
+    self.undo.callback(delattr, self.learn, name)
 
 @patch
-def timed(self:Profile, f, before, part, *args, **kwargs):
-    "Call `f`: what was before belongs to one part, what it does to another"
+def _wrap_module(self:Profile, part):
+    module = getattr(get_model(self.learn.model), part)
+    compiled = module._compiled_call_impl # `None` if it is not compiled
+    module._compiled_call_impl = partial(self.timed, 'losses', part, compiled or module._call_impl)
+    self.undo.callback(setattr, module, '_compiled_call_impl', compiled)
+
+@patch
+def stop(self:Profile):
+    "Remove all wrappers"
+    self.undo.close()
+    self.is_timing = False
+
+# %% ../../nbs/train/61_profile.ipynb #ab045284
+@patch
+def timed(self:Profile,
+    before:str, # part that ends when `f` is called
+    part:str, # part that `f` is
+    f, # function to call with the other arguments
+    *args,
+    **kwargs,
+):
+    "Call `f` and note the time of two parts"
     if not self.learn.training: return f(*args, **kwargs)
     self.laps.lap(before)
-    res = f(*args, **kwargs)
+    result = f(*args, **kwargs)
     self.laps.lap(part)
-    return res
+    return result
+
+# %% ../../nbs/train/61_profile.ipynb #9876d6f0
+_ENDS = dict(after_pred='losses', after_loss='losses', after_backward='backward', after_step='optimizer',
+    after_batch='optimizer') # event -> part that ends when it comes
 
 @patch
-def event(self:Profile, hand_out, event):
-    "Hand out an event: what callbacks do belongs to them, but for clipping"
-    ours = self.learn.training and event in _inner_loop
-    if ours: self.laps.lap(_BEFORE.get(event, _REST))
-    try: hand_out(event)
+def timed_event(self:Profile, call_one, event):
+    "Send an event to all callbacks and note the time"
+    is_inner = self.learn.training and event in _inner_loop
+    if is_inner: self.laps.lap(_ENDS.get(event, 'rest'))
+    try: call_one(event)
     finally:
-        if ours: self.laps.lap(_OPTIMIZER if event == 'before_step' else _REST)
+        if is_inner: self.laps.lap('optimizer' if event == 'before_step' else 'rest')
         else: self.laps.start()
-    if not ours or event != 'after_batch' or not self.undo: return
+    if is_inner and event == 'after_batch' and self.is_timing: self._end_step()
+
+@patch
+def _end_step(self:Profile):
     self.done += 1
     if self.done == self.steps: self.finish()
     else: self.laps.start()
 
-@patch
-def stop(self:Profile):
-    "Leave everything as it was"
-    while self.undo: self.undo.pop()()
-
 # %% ../../nbs/train/61_profile.ipynb #93754216
 @patch
 def finish(self:Profile):
-    "Stop, and tell"
+    "Stop timing and print the table"
     self.stop()
-    self.run,n,s = False,max(1, self.done),self.laps.s
-    self.rows = {k:1000*v/n for k,v in s.items()} | dict(total=1000*sum(s.values())/n)
-    self.frames_per_s = round(float(self.frames)/max(1e-9, sum(s.values())))
+    self.run = False
+    ms = {PARTS[part]:1000*seconds/max(1, self.done) for part,seconds in self.laps.seconds.items()}
+    self.rows = ms | dict(total=sum(ms.values()))
+    self.frames_per_s = round(float(self.frames)/max(1e-9, sum(self.laps.seconds.values())))
     if rank() == 0: self.tell(self.table())
 
 @patch
 def table(self:Profile)->str:
     "Milliseconds and share of each part"
     total = max(1e-9, self.rows['total'])
-    return '\n'.join([f"where the time of a step goes: mean of {self.done} steps after {self.skip}, {self.frames_per_s:,} frames a second"] + [f'{k:26} {v:9.2f} ms {100*v/total:5.1f} %' for k,v in self.rows.items()])
+    title = f"time of a step: mean of {self.done} steps after {self.skip}, {self.frames_per_s:,} frames a second"
+    return '\n'.join([title, *(f'{name:26} {ms:9.2f} ms {100*ms/total:5.1f} %' for name,ms in self.rows.items())])

@@ -1,4 +1,4 @@
-"""What happens in one step: precision, accumulation, clipping, and what becomes of a step that is not finite
+"""The decisions between a batch and the optimizer, and what happens when a step is not finite
 
 Docs: https://quantizer-dev.github.io/quantizer/train/step.html.md"""
 
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Literal
 import torch
 from fastai.callback.core import CancelBatchException, CancelStepException
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from ..core.errors import QuantizerError, check_range
@@ -25,44 +25,67 @@ PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 # %% ../../nbs/train/59_step.ipynb #fc969745
 class TrainStep(Callback):
-    "Precision, accumulation, clipping, and the refusal of steps that are not finite"
+    "Precision, gradient accumulation, clipping, and handling of steps that are not finite"
     order = 10
     def __init__(self,
-        precision:Literal['fp32','bf16','fp16']='fp32', # Arithmetic of convolutions and matrix products
-        accumulate:int=1, # Batches in a step of the optimizer
-        clip:float=1.0, # Largest norm of the gradient
-        nonfinite:Literal['stop','skip']='stop', # What to do with a loss or gradient that is NaN or infinite
-        patience:int=100, # So many skipped steps in a row end the training
+        precision:Literal['fp32','bf16','fp16']='fp32', # arithmetic of convolutions and matrix products
+        accumulate:int=1, # number of batches whose gradients are summed for one optimizer step
+        clip:float=1.0, # largest norm of the gradient
+        nonfinite:Literal['stop','skip']='stop', # end training when a loss or gradient is not finite, or skip that step
+        patience:int=100, # number of consecutive skipped steps that ends training
     ):
-        if precision not in PRECISIONS: raise QuantizerError(f"precision is '{precision}': expected one of {', '.join(PRECISIONS)}")
-        if nonfinite not in ('stop','skip'): raise QuantizerError(f"nonfinite is '{nonfinite}': expected stop or skip")
+        for name,value,choices in (('precision', precision, PRECISIONS), ('nonfinite', nonfinite, ('stop','skip'))):
+            if value not in choices: raise QuantizerError(f"{name} is '{value}': expected one of {', '.join(choices)}")
         check_range(1, float('inf'), accumulate=accumulate, patience=patience)
         if clip <= 0: raise QuantizerError(f"clip is {clip}: expected more than 0")
-        self.precision,self.accumulate,self.clip,self.nonfinite,self.patience = precision,accumulate,clip,nonfinite,patience
-        self.stack,self.scaler,self.is_optimizer_step,self.cast = ExitStack(),None,True,None
+        store_attr()
+        self.scaler,self.is_optimizer_step = None,True
+        self.forward_context,self.backward_context = ExitStack(),ExitStack()
 
-    def before_fit(self):
-        self.at = next(self.model.parameters()).device
-        if self.precision == 'bf16' and self.at.type == 'cuda' and not torch.cuda.is_bf16_supported(): raise QuantizerError(f"precision is 'bf16', which {torch.cuda.get_device_name(self.at)} cannot do: use fp16")
-        self.scaler = torch.amp.GradScaler(self.at.type) if self.precision == 'fp16' else None
-        self.grad_norm,self.skipped,self.in_a_row,self.is_optimizer_step = None,*torch.zeros(2, device=self.at),True
-    def before_batch(self):
-        if self.training:
-            first = self.iter//self.accumulate*self.accumulate
-            self.size = min(self.accumulate, self.n_iter-first)
-            self.is_optimizer_step = self.iter+1 == first+self.size
-            if not self.is_optimizer_step and hasattr(self.learn.model, 'no_sync'): self.stack.enter_context(self.learn.model.no_sync())
-        self.at = self.xb[0].device
-        self.cast = torch.autocast(self.at.type, PRECISIONS[self.precision]) if PRECISIONS[self.precision] else None
-        if self.cast: self.cast.__enter__()
-    def after_pred(self):
-        if self.cast: self.cast.__exit__(None, None, None)
-        self.cast = None
-    def before_backward(self):
-        if self.size > 1: self.learn.loss_grad = self.loss_grad/self.size
-        if self.scaler: self.learn.loss_grad = self.scaler.scale(self.loss_grad)
-    def after_backward(self): self.stack.close()
-    def after_cancel_batch(self): self.after_pred(); self.stack.close()
+# %% ../../nbs/train/59_step.ipynb #69f875ac
+@patch
+def before_fit(self:TrainStep):
+    self.device = next(self.model.parameters()).device
+    on_cuda = self.device.type == 'cuda'
+    if self.precision == 'bf16' and on_cuda and not torch.cuda.is_bf16_supported():
+        raise QuantizerError(f"precision is 'bf16', which {torch.cuda.get_device_name(self.device)} cannot do: use fp16")
+    self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == 'fp16' else None
+    self.grad_norm,self.is_optimizer_step = None,True
+    self.skipped,self.consecutive_skips = torch.zeros(2, device=self.device)
+
+# %% ../../nbs/train/59_step.ipynb #306f6979
+@patch
+def before_batch(self:TrainStep):
+    if self.training: self._enter_group()
+    self.device = self.xb[0].device
+    dtype = PRECISIONS[self.precision]
+    if dtype: self.forward_context.enter_context(torch.autocast(self.device.type, dtype))
+
+@patch
+def _enter_group(self:TrainStep):
+    "Find the place of this batch in its group"
+    first = self.iter//self.accumulate*self.accumulate
+    self.group_size = min(self.accumulate, self.n_iter-first)
+    self.is_optimizer_step = self.iter+1 == first+self.group_size
+    model = self.learn.model
+    if not self.is_optimizer_step and hasattr(model, 'no_sync'): self.backward_context.enter_context(model.no_sync())
+
+# %% ../../nbs/train/59_step.ipynb #9e18e176
+@patch
+def after_pred(self:TrainStep): self.forward_context.close()
+
+@patch
+def before_backward(self:TrainStep):
+    if self.group_size > 1: self.learn.loss_grad = self.loss_grad/self.group_size
+    if self.scaler: self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+
+@patch
+def after_backward(self:TrainStep): self.backward_context.close()
+
+@patch
+def after_cancel_batch(self:TrainStep):
+    self.forward_context.close()
+    self.backward_context.close()
 
 # %% ../../nbs/train/59_step.ipynb #fa5aeffa
 @patch
@@ -70,86 +93,103 @@ def before_step(self:TrainStep):
     if not self.is_optimizer_step: raise CancelBatchException # keeps the gradient
     opt = getattr(self.opt, 'opt', self.opt)
     if self.scaler: self.scaler.unscale_(opt)
-    self.grad_norm = nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g['params']], self.clip)
-    bad = (~torch.isfinite(self.grad_norm+self.loss.detach())).float()
-    self.skipped += bad
-    self.in_a_row = (self.in_a_row+1)*bad
-    on_device = self.at.type == 'cuda' and getattr(opt, '_step_supports_amp_scaling', False)
+    params = [p for group in opt.param_groups for p in group['params']]
+    self.grad_norm = nn.utils.clip_grad_norm_(params, self.clip)
+    is_bad = (~torch.isfinite(self.grad_norm+self.loss.detach())).float()
+    self.skipped += is_bad
+    self.consecutive_skips = (self.consecutive_skips+1)*is_bad
+    self._allow_step(opt, is_bad)
+
+@patch
+def _allow_step(self:TrainStep, opt, is_bad):
+    "Let the optimizer step, unless the gradient is not finite"
+    skips_on_device = self.device.type == 'cuda' and getattr(opt, '_step_supports_amp_scaling', False)
     if self.scaler: self._scaled_step(opt)
-    elif on_device: opt.grad_scale,opt.found_inf = None,bad
-    elif bad:
+    elif skips_on_device: opt.grad_scale,opt.found_inf = None,is_bad
+    elif is_bad:
         self.check()
         raise CancelStepException
 
+# %% ../../nbs/train/59_step.ipynb #c46d6977
 @patch
 def _scaled_step(self:TrainStep, opt):
-    "The scaler looks for itself; what it skips while it finds its factor is no divergence"
     self.scaler.step(opt)
     self.scaler.update()
-    if self.at.type == 'cpu': self.check()
+    if self.device.type == 'cpu': self.check()
     raise CancelStepException
 
 @patch
-def refuse(self:TrainStep,
-    error:FloatingPointError, # What a layer said of its input
+def skip_batch(self:TrainStep,
+    error:FloatingPointError, # error of the layer that refused its input
 ):
-    "Count a batch that could not be computed, with what its group has added up; raises `error` if that ends the training"
+    "Count a batch that could not be computed and drop the gradient of its group; raise `error` if training must end"
     self.opt.zero_grad()
     self.skipped += 1
-    self.in_a_row += 1
+    self.consecutive_skips += 1
     self.check(str(error))
 
 @patch
 def check(self:TrainStep,
-    why:str='the loss or its gradient is NaN or infinite',
+    reason:str='the loss or its gradient is NaN or infinite', # message of the error
 ):
-    "Raise `FloatingPointError` if the training is to end; here the processor waits for the device"
-    n = int(self.in_a_row)
-    if n >= self.patience: raise FloatingPointError(f"{n} steps in a row were skipped: {why}")
-    if self.nonfinite == 'stop' and not self.scaler and self.skipped: raise FloatingPointError(why)
+    "Raise `FloatingPointError` if skipped steps must end training; waits for the device"
+    skips = int(self.consecutive_skips)
+    if skips >= self.patience: raise FloatingPointError(f"{skips} steps in a row were skipped: {reason}")
+    if self.nonfinite == 'stop' and not self.scaler and self.skipped: raise FloatingPointError(reason)
 
+# %% ../../nbs/train/59_step.ipynb #2669da6e
 @patch
-def state_dict(self:TrainStep): return dict(skipped=float(self.skipped), in_a_row=float(self.in_a_row), grad_norm=None if self.grad_norm is None else float(self.grad_norm), scaler=self.scaler.state_dict() if self.scaler else None)
+def state_dict(self:TrainStep):
+    return dict(skipped=float(self.skipped), in_a_row=float(self.consecutive_skips),
+        grad_norm=None if self.grad_norm is None else float(self.grad_norm),
+        scaler=self.scaler.state_dict() if self.scaler else None)
+
 @patch
 def load_state_dict(self:TrainStep, state):
     self.skipped.fill_(state['skipped'])
-    self.in_a_row.fill_(state['in_a_row'])
-    self.grad_norm = None if state['grad_norm'] is None else torch.tensor(state['grad_norm'], device=self.at)
+    self.consecutive_skips.fill_(state['in_a_row'])
+    grad_norm = state['grad_norm']
+    self.grad_norm = None if grad_norm is None else torch.tensor(grad_norm, device=self.device)
     if self.scaler and state['scaler']: self.scaler.load_state_dict(state['scaler'])
 
 # %% ../../nbs/train/59_step.ipynb #5d35566b
 def checkpoint_activations(
-    model:nn.Module, # With `encoder` and `decoder`, whose blocks are in `ModuleList`s
+    model:nn.Module, # model with an `encoder` and a `decoder` whose blocks are in `ModuleList`s
 ):
-    "Have each block compute its activations again in the backward pass, rather than keep them"
-    for part in (model.encoder, model.decoder):
-        for blocks in [o for o in part.modules() if isinstance(o, nn.ModuleList)]:
-            for b in blocks: b.forward = partial(checkpoint, b.forward, use_reentrant=False)
+    "Compute the activations of each block again in the backward pass, rather than keep them"
+    modules = [*model.encoder.modules(), *model.decoder.modules()]
+    for blocks in modules:
+        if not isinstance(blocks, nn.ModuleList): continue
+        for block in blocks: block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 def compile_parts(
-    model:nn.Module, # With `encoder` and `decoder`
+    model:nn.Module, # model with an `encoder` and a `decoder`
 ):
-    "Compile encoder and decoder in place, for any length; names of weights stay"
+    "Compile encoder and decoder in place, for batches of any length; the names of weights stay"
     model.encoder.compile(dynamic=True)
     model.decoder.compile(dynamic=True)
 
 # %% ../../nbs/train/59_step.ipynb #67785cbe
 def is_oom(
-    error:Exception,
-)->bool: # Is it out of memory, on a GPU or a CPU?
-    "PyTorch's two ways to say it"
+    error:Exception, # any error
+)->bool:
+    "Did memory run out, on a GPU or on a CPU?"
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
+def _memory_use(device):
+    if device.type == 'cuda':
+        total = torch.cuda.get_device_properties(device).total_memory
+        return f'{torch.cuda.memory_allocated(device)/2**30:.1f} GB in use of {total/2**30:.1f}'
+    return f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20:.1f} GB in use'
+
 def oom_message(
-    error:Exception,
-    feats, # `(B,T,D)` of the batch
-    params:int, # Parameters of the model
-    device:torch.device,
-)->str: # One line
-    "What was asked for, what there is, and three ways out"
+    error:Exception, # error of PyTorch
+    feats:torch.Tensor, # `(B,T,D)` features of the batch
+    model:nn.Module, # model that was trained
+)->str: # one line
+    "Size of the batch and the model, memory in use, and three ways out"
     B,T = feats.shape[:2]
-    if device.type == 'cuda': used,total = torch.cuda.memory_allocated(device)/2**30,torch.cuda.get_device_properties(device).total_memory/2**30
-    else: used,total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20,None
-    has = f'{used:.1f} GB in use' + (f' of {total:.1f}' if total else '')
-    return (f"out of memory on {device}: {B} x {T} frames, {params:,} parameters, {has} ({str(error).splitlines()[0][:120]}). "
-        f"Three ways out: data.batch_size={max(1, B//2)} with train.accumulate=2; train.activation_checkpointing=true; shorter rows (data.crop_s, data.longest_s)")
+    params = sum(p.numel() for p in model.parameters())
+    return (f"out of memory on {feats.device}: {B} x {T} frames, {params:,} parameters, {_memory_use(feats.device)} "
+        f"({str(error).splitlines()[0][:120]}). Three ways out: data.batch_size={max(1, B//2)} with train.accumulate=2; "
+        "train.activation_checkpointing=true; shorter rows (data.crop_s, data.longest_s)")

@@ -25,6 +25,7 @@ from .teacher import WhisperTeacher
 class TextTargets(FeatureExtractor):
     "Tokens of a recording's text, each with the teacher's likeliest tokens at its place"
     name = 'text_targets'
+    needs_text = True
     window_s = 31 # longer recordings are not read
     frame_rate = 4. # about as many tokens as a second of English has: for planning shards
     def __init__(self,
