@@ -43,6 +43,7 @@ class FeatureExtractor(nn.Module):
     name = None # As registered in `FEATURES`
     dim = None # `D`: values in a frame
     has_audio = False # Can `to_audio` turn frames back into sound?
+    needs_text = False # Does it need the recording, with its text? Then it defines `recording`
     receptive_radius = 0 # Frames on each side that a frame depends on, besides its own samples
     window_s,margin_s = 120,1 # Length of a piece of a long recording, and of its dropped ends, in seconds
     def __init__(self, sample_rate:int, win_length:int, hop_length:int):
