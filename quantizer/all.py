@@ -51,7 +51,7 @@ from .whisper.scorer import measure_text
 from .evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 from .app.report import write_report
 from .train.callback import Callback
-from .train.schedule import SCHEDULES, Anneal, anneal, lr_scheduler
+from .train.schedule import SCHEDULES, HyperparamScheduler, anneal, lr_scheduler
 from .train.phases import Phases
 from .whisper.wer import WERCallback
 from .train.health import CodebookHealth

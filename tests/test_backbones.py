@@ -1,5 +1,6 @@
 "Every registered encoder and decoder keeps the contract; a new one is checked as soon as it is registered"
-import pytest
+import pytest, torch
+from quantizer.all import QuantizerError, build_model, check_model, quantizer_learner
 from quantizer.models import contract
 from quantizer.models.backbones import DECODERS, ENCODERS
 
@@ -20,3 +21,10 @@ def test_encoder(cls, options): contract.check_backbone(cls, downsample=3, **opt
 
 @pytest.mark.parametrize('cls,options', cases(DECODERS, DECODER_OPTIONS))
 def test_decoder(cls, options): contract.check_backbone(cls, downsample=3, **options)
+
+def test_nothing_to_train():
+    "Stacked frames with a codebook that learns by moving averages leave nothing to the optimizer"
+    block = dict(encoder=dict(name='stack'), quantizer=dict(name='vq', dim=16), decoder=dict(name='stack'), losses=dict(mse=1.))
+    model = build_model(check_model(block), torch.zeros(8), torch.ones(8))
+    with pytest.raises(QuantizerError, match='the model has no parameters for the optimizer'):
+        quantizer_learner(None, model, frame_rate=100.)

@@ -1,4 +1,4 @@
-"""Make `import torchaudio` and `import torchvision` work with a torch that their compiled ops do not fit
+"""Make `import torchaudio` and `import torchvision` work if their compiled ops do not match the installed torch
 
 Docs: https://quantizer-dev.github.io/quantizer/core/compat.html.md"""
 
@@ -14,25 +14,29 @@ from importlib.machinery import PathFinder, SourceFileLoader
 
 # %% ../../nbs/core/07_compat.ipynb #5f342e07
 class SoftLoader(SourceFileLoader):
-    "Run a module that needs compiled ops; where they do not load, mark them as missing instead of raising"
+    "Run a module that needs compiled ops; if they do not load, mark them as missing instead of raising"
     def exec_module(self, module):
         try: super().exec_module(module)
         except (OSError, ImportError, RuntimeError) as e: self._without_ops(module, e)
 
     def _without_ops(self, module, error):
+        "Mark the ops of a library as missing, and warn"
         lib = module.__name__.partition('.')[0]
         if lib == 'torchaudio':
             from torchaudio._internal.module_utils import fail_with_message
             module._IS_TORCHAUDIO_EXT_AVAILABLE = module._IS_ALIGN_AVAILABLE = False
-            module.fail_if_no_align = fail_with_message(f"torchaudio's compiled ops do not fit this torch: {error}")
-        warnings.warn(f"{lib}'s compiled ops do not fit this torch: its pure PyTorch parts work, what needs these ops does not; "
-            f"install the {lib} that matches your torch to have them", RuntimeWarning, stacklevel=2)
+            message = f"torchaudio's compiled ops do not fit this torch: {error}"
+            module.fail_if_no_align = fail_with_message(message)
+        warnings.warn(f"{lib}'s compiled ops do not fit this torch: its pure PyTorch parts work, "
+            f"what needs these ops does not; install the {lib} that matches your torch to have them",
+            RuntimeWarning, stacklevel=2)
 
 # %% ../../nbs/core/07_compat.ipynb #d461c308
 class SoftImport(MetaPathFinder):
-    "Have the modules that need compiled ops loaded by `SoftLoader`"
+    "Load the modules that need compiled ops with `SoftLoader`"
+    modules = ('torchaudio._extension', 'torchvision._meta_registrations')
     def find_spec(self, fullname, path, target=None):
-        if fullname not in ('torchaudio._extension', 'torchvision._meta_registrations'): return None
+        if fullname not in self.modules: return None
         spec = PathFinder.find_spec(fullname, path)
         if spec is not None: spec.loader = SoftLoader(fullname, spec.origin)
         return spec
@@ -40,7 +44,8 @@ class SoftImport(MetaPathFinder):
 # %% ../../nbs/core/07_compat.ipynb #c4da43d6
 def install():
     "Install the hook once; `import quantizer` does it"
-    if not any(type(o).__name__ == 'SoftImport' for o in sys.meta_path): sys.meta_path.insert(0, SoftImport())
+    is_installed = any(type(o).__name__ == 'SoftImport' for o in sys.meta_path)
+    if not is_installed: sys.meta_path.insert(0, SoftImport())
 
 # %% ../../nbs/core/07_compat.ipynb #cceb26ab
 install()

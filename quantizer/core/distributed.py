@@ -58,6 +58,7 @@ def global_sum(
     if not sync or ranks == 1: return x
     return ranks*x + (all_reduce_sum(x) - ranks*x).detach()
 
+# %% ../../nbs/core/06_distributed.ipynb #mp75771f
 def global_average(
     total:Tensor, # Sum of some values of this rank's frames
     n:int|Tensor, # Number of these values; may be 0
@@ -126,9 +127,12 @@ def draw_per_item(
     return torch.cat(chunks)
 
 # %% ../../nbs/core/06_distributed.ipynb #0edd9331
-# `store`: key-value store of all processes, for errors and turns; `control`: gloo group; `turns`: calls of `rank_zero_first`
-_group = SimpleNamespace(store=None, control=None, turns=0)
+_group = SimpleNamespace(
+    store=None, # key-value store of all processes, for errors and turns
+    control=None, # gloo group for messages
+    turns=0) # calls of `rank_zero_first`
 
+# %% ../../nbs/core/06_distributed.ipynb #mp06abe1
 def _select_gpu():
     "Select the GPU of this process"
     local,gpus = int(os.environ.get('LOCAL_RANK', 0)),torch.cuda.device_count()
@@ -195,6 +199,7 @@ def claims_error_report(
     try: return _group.store.add('told', 1) == 1
     except RuntimeError: return True # the store is gone
 
+# %% ../../nbs/core/06_distributed.ipynb #mpfab0e2
 def peer_failure(
     error:BaseException,
 )->str: # The library's message, shortened; empty for any other error
@@ -225,6 +230,7 @@ def exchange(self:AsyncFlags,
     self.pending = work,sent
     return received
 
+# %% ../../nbs/core/06_distributed.ipynb #mpa32eb8
 @patch
 def finish(self:AsyncFlags)->list|None: # The last flags; `None` if none are on the way
     "Wait for the last message"
@@ -244,6 +250,7 @@ def all_gather_bytes(
     dist.all_gather(gathered, x, group=_group.control)
     return gathered
 
+# %% ../../nbs/core/06_distributed.ipynb #mpc520a9
 def broadcast_numbers(
     x, # List of numbers, as many on every process
 )->list: # Those of rank 0

@@ -1,4 +1,4 @@
-"""One line that names the file, the key or the value, and the nearest right name
+"""One line that names the file, the key or the value, and suggests the nearest valid name
 
 Docs: https://quantizer-dev.github.io/quantizer/core/errors.html.md"""
 
@@ -13,44 +13,53 @@ from pathlib import Path
 
 # %% ../../nbs/core/01_errors.ipynb #6ce60ab1
 class QuantizerError(ValueError):
-    "A mistake that a user can put right, told in one line"
+    "An error that the user can fix; shown as one line, without a traceback"
 
 # %% ../../nbs/core/01_errors.ipynb #9fbea843
 def escape_path(
-    path:str|Path, # As the system names it
-)->str: # Without control characters, and safe in any file
-    "A file name as a line of text; `unescape_path` takes it back"
-    def _esc(m): return f'\\x{ord(m[0]) & 0xff:02x}' if m[0] < '\x80' or '\udc80' <= m[0] <= '\udcff' else '\ufffd'
-    return re.sub(r'\\(?=x[0-9a-f]{2})|[\x00-\x1f\x7f\ud800-\udfff]', _esc, os.fspath(path))
+    path:str|Path, # File name, as the system gives it
+)->str: # One line without control characters
+    "A file name as one line of text"
+    def _escape(match):
+        char = match[0]
+        is_byte = char < '\x80' or '\udc80' <= char <= '\udcff' # Python's surrogate for an undecodable byte
+        return f'\\x{ord(char) & 0xff:02x}' if is_byte else '\ufffd'
+    return re.sub(r'\\(?=x[0-9a-f]{2})|[\x00-\x1f\x7f\ud800-\udfff]', _escape, os.fspath(path))
 
 def unescape_path(text:str)->str:
     "The file name that `escape_path` wrote as `text`"
-    return re.sub(r'\\x([0-9a-f]{2})', lambda m: chr(b if (b := int(m[1], 16)) < 0x80 else 0xdc00+b), text)
+    def _unescape(match):
+        byte = int(match[1], 16)
+        return chr(byte if byte < 0x80 else 0xdc00+byte)
+    return re.sub(r'\\x([0-9a-f]{2})', _unescape, text)
 
 # %% ../../nbs/core/01_errors.ipynb #6a2fff92
 def name_file(
-    error:Exception, # What went wrong
-    path, # With which file: a path, or what `str` makes the name of one
-)->str: # One line that names the file, once
-    "The message of `error`, naming `path`"
+    error:Exception, # The error
+    path, # The file: a path, or an object whose `str` is the name of a file
+)->str: # One line that names the file once
+    "The message of `error` with the name of the file"
     name = escape_path(str(path))
     return str(error) if name in str(error) else f'{name}: {error}'
 
 # %% ../../nbs/core/01_errors.ipynb #5a1d1ce6
 def nearest_name(
-    word:str, # What was written
-    names, # What could have been meant
-)->str: # `" (did you mean 'x'?)"`, or nothing when no name is near
-    "A hint for a word that is not among `names`"
-    near = difflib.get_close_matches(str(word), [str(o) for o in names], n=1, cutoff=0.5)
+    word:str, # Misspelt name
+    names, # Valid names
+)->str: # `" (did you mean 'x'?)"`, or an empty text if no name is similar
+    "A suggestion for a name that is not among `names`"
+    word,names = str(word),[str(o) for o in names]
+    swapped = [o for o in names if sorted(o) == sorted(word)]
+    near = swapped or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f" (did you mean '{near[0]}'?)" if near else ''
 
 # %% ../../nbs/core/01_errors.ipynb #de802502
 def check_range(
-    lo:float, # Smallest value allowed
-    hi:float, # Largest
+    lo:float, # Smallest allowed value
+    hi:float, # Largest allowed value
     **values, # Name -> value
 ):
-    "Refuse values that are not from `lo` to `hi`"
-    for k,v in values.items():
-        if not lo <= v <= hi: raise QuantizerError(f"{k} is {v}: expected " + (f"{lo:g} or more" if hi == math.inf else f"{lo:g} to {hi:g}"))
+    "`QuantizerError` for a value that is not from `lo` to `hi`"
+    expected = f'{lo:g} or more' if hi == math.inf else f'{lo:g} to {hi:g}'
+    for name,value in values.items():
+        if not lo <= value <= hi: raise QuantizerError(f'{name} is {value}: expected {expected}')

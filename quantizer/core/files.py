@@ -1,4 +1,4 @@
-"""Atomic writing, folders that replace each other, and locks
+"""A file or folder is complete or not there, and one process writes to it at a time
 
 Docs: https://quantizer-dev.github.io/quantizer/core/files.html.md"""
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 # %% ../../nbs/core/03_files.ipynb #49f79108
 def _fsync(path):
+    "Flush a file or folder to the disk"
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
@@ -21,9 +22,9 @@ def _fsync(path):
 # %% ../../nbs/core/03_files.ipynb #6e7b1fc3
 @contextmanager
 def atomic_path(
-    path:str|Path, # What to write: a file, or a folder that is not there yet
+    path:str|Path, # File to write, or folder that does not exist yet
 ):
-    "Yield a temporary path beside `path`; rename it to `path` if the block ends well, remove it if not"
+    "Yield a temporary path beside `path`, which becomes `path` if the block succeeds and is removed if it fails"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.parent/f'.{path.name}.tmp-{os.getpid()}'
@@ -41,10 +42,11 @@ def atomic_path(
 # %% ../../nbs/core/03_files.ipynb #9fe6c25d
 @contextmanager
 def replaced(
-    path:Path, # Of a folder, which may be there
+    path:Path, # Folder to replace; it need not exist
 ):
-    "Yield where the block shall make a folder that takes the place of `path`; if the block fails, all is as before"
-    new,old = (path.with_name(f'.{path.name}.{o}') for o in ('new','old'))
+    "Yield the path of a new folder, which takes the place of `path` if the block succeeds"
+    new = path.with_name(f'.{path.name}.new')
+    old = path.with_name(f'.{path.name}.old')
     shutil.rmtree(new, ignore_errors=True)
     yield new
     if path.exists():
@@ -54,23 +56,30 @@ def replaced(
     shutil.rmtree(old, ignore_errors=True)
 
 # %% ../../nbs/core/03_files.ipynb #5b81d560
-_held = set() # descriptors of the files that this process has locked
-os.register_at_fork(after_in_child=lambda: [os.close(o) for o in _held])
+_locked_fds = set() # descriptors of the files that this process has locked
+
+def _close_inherited():
+    for fd in _locked_fds: os.close(fd)
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+# %% ../../nbs/core/03_files.ipynb #fe0f29da
+def _flock(fd):
+    "Did this process get the lock? On a file system without locks it always does"
+    try: fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
+    except BlockingIOError: return False
+    except OSError: return True
+    return True
 
 @contextmanager
 def try_lock(
-    path:str|Path, # A folder, or a file, which is made if it is not there
-): # Yields whether it is ours: `False` if another process has it
-    "Lock `path` against other processes while the block runs; where the file system has no locks, it is always ours"
+    path:str|Path, # Folder to lock, or file, which is created if it does not exist
+): # Yields `True` if this process has the lock, `False` if another one has
+    "Lock `path` against other processes while the block runs"
     flags = os.O_RDONLY if Path(path).is_dir() else os.O_RDWR|os.O_CREAT
     fd = os.open(path, flags, 0o666)
-    _held.add(fd)
-    try:
-        try: fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except BlockingIOError: ours = False
-        except OSError: ours = True # a file system without locks
-        else: ours = True
-        yield ours
+    _locked_fds.add(fd)
+    try: yield _flock(fd)
     finally:
-        _held.discard(fd)
+        _locked_fds.discard(fd)
         os.close(fd)

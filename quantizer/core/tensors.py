@@ -14,19 +14,19 @@ from torch import Tensor
 
 # %% ../../nbs/core/05_tensors.ipynb #d35b608b
 def lengths_to_mask(
-    lengths:Tensor, # `(B,)` real frames of each item
+    lengths:Tensor, # `(B,)` number of real frames of each item
     max_len:int|None=None, # `T`; the longest length by default
 )->Tensor: # `(B,T)` bool, `True` for a real frame
-    "Which frames are real"
+    "The mask of a padded batch"
     if max_len is None: max_len = int(lengths.max())
     return torch.arange(max_len, device=lengths.device)[None] < lengths[:,None]
 
 # %% ../../nbs/core/05_tensors.ipynb #efb550a9
 def pad_batch(
     xs:list, # `(T_i, ...)` tensors
-    multiple:int=1, # Make `T` a multiple of this
-)->tuple[Tensor,Tensor]: # `(B,T,...)` with zeros where there is nothing, and its mask `(B,T)`
-    "Stack tensors of several lengths"
+    multiple:int=1, # Pad `T` to a multiple of this number
+)->tuple[Tensor,Tensor]: # `(B,T,...)` padded with zeros, and its mask `(B,T)`
+    "Stack tensors of different lengths"
     lengths = torch.tensor([len(o) for o in xs])
     T = -(-int(lengths.max())//multiple)*multiple
     res = xs[0].new_zeros(len(xs), T, *xs[0].shape[1:])
@@ -34,12 +34,17 @@ def pad_batch(
     return res, lengths_to_mask(lengths, T)
 
 # %% ../../nbs/core/05_tensors.ipynb #13e222d5
+def _as_bytes(part):
+    "What is hashed of a part: of a tensor, type, shape and values"
+    if isinstance(part, bytes): return part
+    if not isinstance(part, Tensor): return json.dumps(part, sort_keys=True).encode()
+    values = part.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return f'{part.dtype}{tuple(part.shape)}'.encode() + values.numpy().tobytes()
+
 def fingerprint(
-    *parts, # Tensors, bytes, or anything that JSON can hold
+    *parts, # Tensors, bytes, or values that JSON can hold
 )->str: # 16 hexadecimal digits
-    "A short SHA-256 of `parts`"
-    h = hashlib.sha256()
-    for o in parts:
-        if isinstance(o, Tensor): h.update(f'{o.dtype}{tuple(o.shape)}'.encode()); o = o.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        h.update(o if isinstance(o, bytes) else json.dumps(o, sort_keys=True).encode())
-    return h.hexdigest()[:16]
+    "A short SHA-256 hash of `parts`"
+    digest = hashlib.sha256()
+    for o in parts: digest.update(_as_bytes(o))
+    return digest.hexdigest()[:16]

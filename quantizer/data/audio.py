@@ -24,7 +24,7 @@ class AudioError(QuantizerError):
     "A file of audio that cannot be used"
     def __init__(self,
         message:str, # One line that names the file
-        kind:str='unreadable', # `missing`, `empty`, `truncated`, `damaged`, `NaN`, `refused`, `span` or `unreadable`
+        kind:str='unreadable', # Or `missing`, `empty`, `truncated`, `damaged`, `NaN`, `refused`, `span`
     ):
         super().__init__(message)
         self.kind = kind
@@ -81,13 +81,14 @@ def _open_url(url):
 
 # %% ../../nbs/data/08_audio.ipynb #scabc852
 def _open_file(path):
-    if not Path(path).is_file(): raise FileNotFoundError # also a pipe or a device: reading could wait forever
+    if not Path(path).is_file(): raise FileNotFoundError # also a pipe or a device
     return open(path, 'rb')
 
 # %% ../../nbs/data/08_audio.ipynb #08a10007
 def _why_missing(src):
     is_broken_link = not is_url(src) and os.path.islink(src) and not os.path.exists(src)
-    return f"a link to {escape_path(os.readlink(src))}, which is not there" if is_broken_link else "no such file"
+    if not is_broken_link: return 'no such file'
+    return f'a link to {escape_path(os.readlink(src))}, which is not there'
 
 # %% ../../nbs/data/08_audio.ipynb #scfd5ad7
 def open_binary(
@@ -99,7 +100,8 @@ def open_binary(
     with explain_errors(f"{name}: cannot be opened", 'missing'):
         try: return _open_url(src) if is_url(src) else _open_file(src)
         except FileNotFoundError: raise AudioError(f"{name}: {_why_missing(src)}", 'missing') from None
-        except ImportError as e: raise AudioError(f"{name}: a URL of this kind needs another package ({e})") from None
+        except ImportError as e:
+            raise AudioError(f"{name}: a URL of this kind needs another package ({e})") from None
 
 # %% ../../nbs/data/08_audio.ipynb #3af250cb
 def _read_at(f, offset, n):
@@ -135,7 +137,7 @@ def _expected_end(f, head, size):
 
 # %% ../../nbs/data/08_audio.ipynb #08a10010
 def _last_ogg_page(f, size):
-    "The last page of an OGG file after its first five bytes, and the sample where it begins (0 if unknown)"
+    "The last OGG page after its first five bytes, and the sample where it begins (0 if unknown)"
     before,page = ([b'']*2 + _read_at(f, size-2**17, -1).split(b'OggS\0')[1:])[-2:]
     begin = int.from_bytes(before[1:9], 'little')
     return page,begin if begin < 2**62 else 0
@@ -149,7 +151,7 @@ def _is_last_page(page):
 
 # %% ../../nbs/data/08_audio.ipynb #sc1c739d
 def _missing_part(f, size):
-    "What is missing from the file `f` of `size` bytes, as far as its header shows; `None` if nothing is"
+    "What is missing from the file `f`, as far as its header shows; `None` if nothing is"
     head = _read_at(f, 0, 12)
     if head[:4] == b'OggS':
         page,_ = _last_ogg_page(f, size)
@@ -262,7 +264,9 @@ def probe(
     src:str|Path|AudioBytes, # File, URL or bytes
 )->AudioInfo:
     "Read the header of `src`; raises `AudioError` naming it if the header is unreadable or not plausible"
-    with _open_audio(src) as o: return AudioInfo(o.samplerate, o.channels, o.frames, f'{o.format} {o.subtype}')
+    with _open_audio(src) as audio:
+        format = f'{audio.format} {audio.subtype}'
+        return AudioInfo(audio.samplerate, audio.channels, audio.frames, format)
 
 # %% ../../nbs/data/08_audio.ipynb #d813f405
 def _read_blocks(audio, start, n):
@@ -299,7 +303,8 @@ def _read_mono(audio, start, n, name):
     try: mono = read(audio, start, n)
     except (sf.LibsndfileError, RuntimeError) as e:
         raise AudioError(f"{name}: damaged ({_reason(e)})", 'damaged') from None
-    tolerance = audio.samplerate//10-1 if isinstance(audio, _CodecFile) else 0 # containers that round their length
+    is_rounded = isinstance(audio, _CodecFile) # its containers round their length
+    tolerance = audio.samplerate//10-1 if is_rounded else 0
     if n-len(mono) > tolerance:
         raise AudioError(f"{name}: truncated or damaged "
             f"({len(mono):,} of {n:,} samples could be read)", 'truncated')
@@ -365,5 +370,6 @@ def levels(
     n = min(sample_rate//50, len(wav))
     frame_rms = wav[:len(wav)//n*n].reshape(-1, n).square().mean(1).sqrt()
     is_silent,is_clipped = _dbfs(frame_rms) < silent_dbfs,wav.abs() >= 0.999
-    return dict(peak_dbfs=_dbfs(wav.abs().max()).item(), rms_dbfs=_dbfs(wav.square().mean().sqrt()).item(),
+    peak,rms = wav.abs().max(),wav.square().mean().sqrt()
+    return dict(peak_dbfs=_dbfs(peak).item(), rms_dbfs=_dbfs(rms).item(),
         silence=is_silent.float().mean().item(), clipping=is_clipped.float().mean().item())

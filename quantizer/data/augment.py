@@ -1,4 +1,4 @@
-"""Random changes of training crops: loudness, noise, speed, and masks over time and frequency
+"""Gain, noise, speed, and masks over time and frequency
 
 Docs: https://quantizer-dev.github.io/quantizer/data/augment.html.md"""
 
@@ -13,62 +13,66 @@ from typing import Literal
 from fastcore.basics import patch
 from torch import Tensor
 from torchaudio.functional import resample
-from ..core.errors import QuantizerError, check_range
-from ..core.options import check_options, checked
+from ..core.errors import QuantizerError
+from ..core.options import Fraction, NonNegativeInt, check_options, checked
 from .audio import load_audio, probe
 from .corpus import Corpus
 
 # %% ../../nbs/data/13_augment.ipynb #753a96b8
 def noise_options(
     snr:list=[5,20], # Range of the signal-to-noise ratio, in dB
-    kind:Literal['white','pink']='pink', # Noise to make: as loud at all frequencies, or falling by 3 dB an octave
-    folder:str|None=None, # Take spans of the recordings of this folder instead, or of any other corpus
-    p:float=1., # How often
+    kind:Literal['white','pink']='pink', # Noise to make: equally loud at all frequencies, or falling by 3 dB an octave
+    folder:str|None=None, # Use spans of recordings instead: a folder, or any other corpus
+    p:Fraction=1., # Probability of adding noise
 ): pass
 
 def spec_options(
-    time_masks:int=2, # Masks over time
-    time_width:int=40, # Longest of them, in frames
-    time_share:float=0.2, # Nor longer than this share of the crop
-    freq_masks:int=2, # Masks over frequency
-    freq_width:int=15, # Widest of them, in feature values
+    time_masks:NonNegativeInt=2, # Number of masks over time
+    time_width:NonNegativeInt=40, # Longest time mask, in frames
+    time_share:Fraction=0.2, # Longest time mask, as a share of the crop; the shorter limit counts
+    freq_masks:NonNegativeInt=2, # Number of masks over frequency
+    freq_width:NonNegativeInt=15, # Widest frequency mask, in feature values
 ): pass
 
-# %% ../../nbs/data/13_augment.ipynb #114468f7
-def _check_span(lo, hi, **values):
-    "Refuse what is no range `[low, high]` within `lo` to `hi`"
-    for k,v in values.items():
-        if not (isinstance(v, list) and len(v) == 2 and all(type(o) in (int,float) and lo <= o <= hi for o in v) and v[0] <= v[1]):
-            raise QuantizerError(f"'{k}' is {v!r}: expected a range [low, high] within {lo:g} to {hi:g}")
+# %% ../../nbs/data/13_augment.ipynb #8ffcb76f
+def _is_number(value, lo, hi): return type(value) in (int,float) and lo <= value <= hi
 
+def _check_span(key, span, lo, hi):
+    "Refuse what is not a range `[low, high]` within `lo` to `hi`"
+    if len(span) == 2 and all(_is_number(o, lo, hi) for o in span) and span[0] <= span[1]: return
+    raise QuantizerError(f"'{key}' is {span!r}: expected a range [low, high] within {lo:g} to {hi:g}")
+
+def _check_speed(factors):
+    "Refuse factors that cannot be resampled cheaply"
+    if factors and all(_is_number(o, 0.5, 2) and math.isclose(100*o, round(100*o)) for o in factors): return
+    raise QuantizerError(f"'augment.speed' is {factors!r}: expected a list of factors from 0.5 to 2, in steps of 0.01")
+
+# %% ../../nbs/data/13_augment.ipynb #114468f7
 class Augment:
-    "Random changes of training crops; each is a function of the generator it is given"
+    "Random changes of training crops; each is a function of the generator that it gets"
     name = 'augment'
     @checked
     def __init__(self,
         gain:list|None=None, # Range of the change of loudness, in dB: `[-6, 6]`
         noise:dict|None=None, # Add noise: a block of `noise_options`
-        speed:list|None=None, # Factors to draw from: `[0.9, 1.0, 1.1]`; changes tempo and pitch together
+        speed:list|None=None, # Factors to choose from: `[0.9, 1.0, 1.1]`; changes tempo and pitch together
         spec:dict|None=None, # Mask features: a block of `spec_options`
     ):
-        if gain is not None: _check_span(-60, 60, **{'augment.gain':gain})
-        if speed is not None and not (speed and all(type(o) in (int,float) and 0.5 <= o <= 2 and math.isclose(100*o, round(100*o)) for o in speed)):
-            raise QuantizerError(f"'augment.speed' is {speed!r}: expected a list of factors from 0.5 to 2, in steps of 0.01")
+        if gain is not None: _check_span('augment.gain', gain, -60, 60)
+        if speed is not None: _check_speed(speed)
         self.gain,self.speed = gain,speed
         self.noise = None if noise is None else check_options(noise_options, noise, 'augment.noise')
         self.masks = None if spec is None else check_options(spec_options, spec, 'augment.spec')
-        if noise is not None:
-            _check_span(-40, 100, **{'augment.noise.snr':self.noise['snr']})
-            check_range(0, 1, **{"'augment.noise.p'":self.noise['p']})
+        if self.noise:
+            _check_span('augment.noise.snr', self.noise['snr'], -40, 100)
             self.noises = Corpus.load(self.noise['folder']) if self.noise['folder'] else None
-        for k,v in (self.masks or {}).items(): check_range(0, 1 if k == 'time_share' else math.inf, **{f"'augment.spec.{k}'":v})
     @property
     def needs_waveform(self)->bool:
-        "Does any change need the waveform? Then a feature store will not do"
+        "Does any change need the waveform? Then a feature store is not enough"
         return any(o is not None for o in (self.gain, self.noise, self.speed))
     @property
     def stretch(self)->float:
-        "Cut crops this many times as long as wanted, to have enough at any speed"
+        "How many times as long a crop must be cut, so that it is long enough at any speed"
         return max(self.speed or [1.])
 
 # %% ../../nbs/data/13_augment.ipynb #5adc0aa7
@@ -83,32 +87,36 @@ def make_noise(
 
 # %% ../../nbs/data/13_augment.ipynb #9ea1d3dc
 @patch
-def _noise(self:Augment, n, sample_rate, rng):
+def draw_noise(self:Augment, n:int, sample_rate:int, rng:np.random.Generator)->Tensor:
     "`n` samples of noise"
     if self.noises is None: return make_noise(n, self.noise['kind'], rng)
     i = int(rng.integers(len(self.noises)))
-    file,(start,last) = self.noises.source(i),self.noises.df.loc[i, ['start_s','duration_s']]
-    if math.isnan(last): last = probe(file).duration_s - start
-    spare = last - n/sample_rate - 0.1
-    x = load_audio(file, sample_rate, start+rng.uniform(0, spare), n/sample_rate+0.05) if spare > 0 else self.noises.audio(i, sample_rate)
-    return x.repeat(-(-n//len(x)))[:n]
+    file,(start_s,duration_s) = self.noises.source(i),self.noises.df.loc[i, ['start_s','duration_s']]
+    if math.isnan(duration_s): duration_s = probe(file).duration_s-start_s
+    spare_s = duration_s-n/sample_rate-0.1
+    if spare_s > 0: noise = load_audio(file, sample_rate, start_s+rng.uniform(0, spare_s), n/sample_rate+0.05)
+    else: noise = self.noises.audio(i, sample_rate)
+    return noise.repeat(-(-n//len(noise)))[:n]
 
 # %% ../../nbs/data/13_augment.ipynb #5f271b81
 @patch
 def wave(self:Augment,
     wav:Tensor, # `(S,)`
-    sample_rate:int,
+    sample_rate:int, # In Hz
     rng:np.random.Generator, # Of this crop: `np.random.default_rng((seed, epoch, recording, ...))`
 )->Tensor: # `(S/speed,)`
-    "Speed, noise, gain, in this order"
-    for_speed,for_noise,for_gain = rng.spawn(3)
+    "Change speed, add noise and change the gain, in this order"
+    speed_rng,noise_rng,gain_rng = rng.spawn(3)
     if self.speed:
-        s = round(100*self.speed[for_speed.integers(len(self.speed))])
-        if s != 100: wav = resample(wav, s, 100)
-    if self.noise and for_noise.random() < self.noise['p']:
-        snr,noise = for_noise.uniform(*self.noise['snr']),self._noise(len(wav), sample_rate, for_noise)
-        wav = wav + noise*(wav.square().sum()/noise.square().sum().clamp(min=1e-20)/10**(snr/10)).sqrt()
-    return wav*10**(for_gain.uniform(*self.gain)/20) if self.gain else wav
+        percent = round(100*self.speed[speed_rng.integers(len(self.speed))])
+        if percent != 100: wav = resample(wav, percent, 100)
+    if self.noise and noise_rng.random() < self.noise['p']:
+        snr = noise_rng.uniform(*self.noise['snr'])
+        noise = self.draw_noise(len(wav), sample_rate, noise_rng)
+        power = wav.square().sum()/noise.square().sum().clamp(min=1e-20)
+        wav = wav + noise*(power/10**(snr/10)).sqrt()
+    if self.gain: wav = wav*10**(gain_rng.uniform(*self.gain)/20)
+    return wav
 
 # %% ../../nbs/data/13_augment.ipynb #dc29670d
 @patch
@@ -118,10 +126,14 @@ def spec(self:Augment,
 )->Tensor: # `(T,D)`
     "Mask spans of frames and of feature values"
     if not self.masks: return feats
-    (T,D),m,hide = feats.shape,self.masks,torch.zeros_like(feats, dtype=torch.bool)
-    for axis,n,most in ((hide, m['time_masks'], min(m['time_width'], int(m['time_share']*T))), (hide.T, m['freq_masks'], min(m['freq_width'], D))):
-        for _ in range(n):
-            width = int(rng.integers(most+1))
-            start = int(rng.integers(len(axis)-width+1))
-            axis[start:start+width] = True
-    return torch.where(hide, feats.mean(0), feats)
+    (T,D),m = feats.shape,self.masks
+    hidden = torch.zeros_like(feats, dtype=torch.bool)
+    _hide_spans(hidden, m['time_masks'], min(m['time_width'], int(m['time_share']*T)), rng)
+    _hide_spans(hidden.T, m['freq_masks'], min(m['freq_width'], D), rng)
+    return torch.where(hidden, feats.mean(0), feats)
+
+def _hide_spans(hidden, masks, widest, rng):
+    for _ in range(masks):
+        width = int(rng.integers(widest+1))
+        start = int(rng.integers(len(hidden)-width+1))
+        hidden[start:start+width] = True

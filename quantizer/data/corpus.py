@@ -47,15 +47,16 @@ def is_folder(path:str|Path)->bool:
 # %% ../../nbs/data/09_corpus.ipynb #1dea0004
 def _check_columns(df, name):
     if 'path' not in df:
-        raise QuantizerError(f"{name}: there is no column 'path'{nearest_name('path', df.columns)}; "
-            f"its columns are: {', '.join(map(str, df.columns))}")
+        hint,columns = nearest_name('path', df.columns),', '.join(map(str, df.columns))
+        raise QuantizerError(f"{name}: there is no column 'path'{hint}; its columns are: {columns}")
     if not len(df): raise QuantizerError(f"{name}: holds no recordings")
     repeated = df.columns[df.columns.duplicated()]
     if len(repeated): raise QuantizerError(f"{name}: there are two columns '{repeated[0]}'")
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0006
 def _to_seconds(values, column, name):
-    if not pd.api.types.is_float_dtype(values): values = values.astype(object) # else a date becomes a number
+    is_float = pd.api.types.is_float_dtype(values)
+    if not is_float: values = values.astype(object) # otherwise a date becomes a number
     seconds = pd.to_numeric(values, errors='coerce').astype(float)
     bad = values[~np.isfinite(seconds) & values.notna() & (values != '')].astype(object)
     if len(bad):
@@ -65,7 +66,8 @@ def _to_seconds(values, column, name):
 
 # %% ../../nbs/data/09_corpus.ipynb #sccb837d
 def _to_text(values):
-    if not pd.api.types.is_string_dtype(values.dtype): values = values.astype(object) # else categories refuse ''
+    is_text = pd.api.types.is_string_dtype(values.dtype)
+    if not is_text: values = values.astype(object) # otherwise categories refuse ''
     return values.fillna('').astype(str)
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0007
@@ -73,7 +75,7 @@ def _complete_columns(df, name):
     "The table with all `COLUMNS` first, in their types"
     for column,default in COLUMNS.items():
         if column not in df: df[column] = default
-        elif isinstance(default, float): df[column] = _to_seconds(df[column], column, name).fillna(default)
+        elif default != '': df[column] = _to_seconds(df[column], column, name).fillna(default)
         else: df[column] = _to_text(df[column])
     return df[[*COLUMNS, *(o for o in df if o not in COLUMNS)]]
 
@@ -208,7 +210,8 @@ def _repr_html_(self:Recording):
 
 # %% ../../nbs/data/09_corpus.ipynb #sca557e4
 @patch
-def _repr_html_(self:Corpus): return f'<p>{html.escape(repr(self))}</p>{self.df.head()._repr_html_()}'
+def _repr_html_(self:Corpus):
+    return f'<p>{html.escape(repr(self))}</p>{self.df.head()._repr_html_()}'
 
 # %% ../../nbs/data/09_corpus.ipynb #07eeb63a
 @patch(as_prop=True)
@@ -258,14 +261,15 @@ class _AudioSearch:
     "Find the audio files below `top`, each once"
     def __init__(self, top):
         self.files,self.file_links,self.starts = [],[],[top]
-        self.visited,self.problems = set(),{} # folders and files; folders that cannot be read -> reason
+        self.visited,self.problems = set(),{} # inodes; folder that cannot be read -> reason
         while self.starts: self.walk(heapq.heappop(self.starts))
         for path in sorted(self.file_links): self.add_link(path)
 
 # %% ../../nbs/data/09_corpus.ipynb #sc5f3268
 @patch
 def note(self:_AudioSearch, error):
-    self.problems[escape_path(error.filename)] = f'this folder cannot be read ({error.strerror.lower()})'
+    reason = f'this folder cannot be read ({error.strerror.lower()})'
+    self.problems[escape_path(error.filename)] = reason
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0020
 def _inode(path):
@@ -288,15 +292,24 @@ def is_new(self:_AudioSearch, path):
 @patch
 def walk(self:_AudioSearch, start):
     "Collect the files of the real folders below `start`, and the links"
-    for folder,subfolders,names in os.walk(start, onerror=self.note):
-        if not self.is_new(folder):
-            subfolders.clear() # do not enter them
-            continue
-        paths = [os.path.join(folder, o) for o in names if has_audio_suffix(o)]
-        for path in (os.path.join(folder, o) for o in subfolders):
-            if os.path.islink(path): heapq.heappush(self.starts, path)
-        self.file_links += filter(os.path.islink, paths)
-        self.files += [o for o in paths if os.path.isfile(o) and not os.path.islink(o)]
+    folders = [start]
+    while folders:
+        folder = folders.pop()
+        if not self.is_new(folder): continue
+        try: entries = [*os.scandir(folder)]
+        except OSError as e: self.note(e)
+        else:
+            for entry in entries: self.add(entry, folders)
+
+# %% ../../nbs/data/09_corpus.ipynb #sc093ff1
+@patch
+def add(self:_AudioSearch, entry, folders):
+    "Put an entry of a folder on the list that it belongs to"
+    if entry.is_symlink():
+        if os.path.isdir(entry.path): heapq.heappush(self.starts, entry.path)
+        elif has_audio_suffix(entry.name): self.file_links.append(entry.path)
+    elif entry.is_dir(): folders.append(entry.path)
+    elif has_audio_suffix(entry.name) and entry.is_file(): self.files.append(entry.path)
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0022
 @patch
@@ -331,7 +344,8 @@ def rename_columns(
     "`df` with renamed columns; raises `QuantizerError` for a column that does not exist"
     for column in rename or {}:
         if column not in df:
-            raise QuantizerError(f"{name}: no column '{column}' to rename{nearest_name(column, df.columns)}")
+            hint = nearest_name(column, df.columns)
+            raise QuantizerError(f"{name}: no column '{column}' to rename{hint}")
     return df.rename(columns=rename or {})
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0025
@@ -352,10 +366,11 @@ def from_manifest(cls:Corpus,
     "The recordings that a manifest lists"
     name,suffix = escape_path(path),os.path.splitext(path)[1].lower()
     try:
-        with explain_errors(f"{name}: not a manifest that can be read"): df = _read_table(path, suffix)
+        with explain_errors(f"{name}: not a manifest that can be read"):
+            df = _read_table(path, suffix)
     except pd.errors.ParserWarning:
         hint = "; a value that holds a comma needs quotation marks" if suffix == '.csv' else ''
-        raise QuantizerError(f"{name}: its rows have more values than there are columns{hint}") from None
+        raise QuantizerError(f"{name}: its rows have more values than columns{hint}") from None
     return cls(rename_columns(df, rename, name), parent_path(path), name)
 
 # %% ../../nbs/data/09_corpus.ipynb #80a15cda
@@ -386,7 +401,7 @@ def _check_split(self:Corpus):
     split = self.df.split
     self._refuse_rows(split == '', lambda i: ' has no split, others have one')
     for o in SPLITS[:2]:
-        if not (split == o).any(): raise QuantizerError(f"{self.name}: its split column never says '{o}'")
+        if o not in set(split): raise QuantizerError(f"{self.name}: its split column never says '{o}'")
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0031
 @patch
@@ -400,10 +415,9 @@ def with_split(self:Corpus,
         self._check_split()
         return res
     if len(self) < 2:
-        raise QuantizerError(f"{self.name}: one recording cannot be split into a training and a validation part")
+        raise QuantizerError(f"{self.name}: one recording cannot be split into two parts")
     if not 0 < valid < 1:
-        raise QuantizerError(f"valid is {valid}, the share of recordings to hold out: "
-            "expected more than 0 and less than 1")
+        raise QuantizerError(f"valid is {valid}: expected more than 0 and less than 1")
     ids = pd.Series(self.ids)
     group = res.df.speaker.where(res.df.speaker != '', ids)
     if group.nunique() < 2: group = ids

@@ -34,7 +34,8 @@ def probe_table(self:Corpus,
     first_rows = np.flatnonzero(~self.df.path.duplicated())
     infos = map_threaded(lambda i: probe(self.source(i)), first_rows, progress)
     files = pd.DataFrame([_probe_row(o) for o in infos], columns=PROBE_COLUMNS, dtype=object)
-    table = files.astype(dict(file_s=float)).iloc[pd.factorize(self.df.path)[0]].reset_index(drop=True)
+    file_of_row = pd.factorize(self.df.path)[0]
+    table = files.astype(dict(file_s=float)).iloc[file_of_row].reset_index(drop=True)
     table = table.assign(id=self.ids, start_s=self.df.start_s, given_s=self.df.duration_s)
     return table.assign(seconds=table.given_s.fillna(table.file_s-table.start_s))
 
@@ -76,7 +77,8 @@ def measure_levels(self:Corpus,
     if n < len(rows): rows = rows[np.linspace(0, len(rows)-1, n).astype(int)]
     results = map_threaded(_levels, rows, progress)
     for i,error in zip(rows, results):
-        if isinstance(error, QuantizerError): table.loc[i, ['kind','problem']] = _kind(error),str(error)
+        if isinstance(error, QuantizerError):
+            table.loc[i, ['kind','problem']] = _kind(error),str(error)
     return pd.DataFrame([o for o in results if not isinstance(o, QuantizerError)])
 
 # %% ../../nbs/data/18_describe.ipynb #18de0016
@@ -89,9 +91,11 @@ def summarize_levels(
     measured:pd.DataFrame, # From `measure_levels`
 )->dict:
     "Levels of a corpus in a few numbers"
-    return dict(measured=len(measured), peak_dbfs=_spread(measured.peak_dbfs), rms_dbfs=_spread(measured.rms_dbfs),
-        silence=round(float(measured.silence.mean()), 4), silent_recordings=int((measured.silence == 1).sum()),
-        clipped_recordings=int((measured.clipping > 0.001).sum()))
+    silence,is_clipped = measured.silence,measured.clipping > 0.001
+    return dict(measured=len(measured),
+        peak_dbfs=_spread(measured.peak_dbfs), rms_dbfs=_spread(measured.rms_dbfs),
+        silence=round(float(silence.mean()), 4), silent_recordings=int((silence == 1).sum()),
+        clipped_recordings=int(is_clipped.sum()))
 
 # %% ../../nbs/data/18_describe.ipynb #18de0018
 LENGTH_EDGES = (0,1,2,5,10,20,30,60,np.inf) # seconds

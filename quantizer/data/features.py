@@ -25,7 +25,7 @@ def reflect_pad(
     wav:Tensor, # `(B,S)`
     lengths:Tensor, # `(B,)` real samples of each item
     pad:int, # Samples to add at both ends; fewer than any item has
-    repeat:bool=False, # Mirror at the edge of the outer samples, which repeats them (as in Kaldi), not at their middle
+    repeat:bool=False, # Repeat the first and last sample in the mirror image, as Kaldi does
 )->Tensor: # `(B,S+2*pad)`; what follows an item and its `pad` samples is arbitrary
     "Continue each item by its mirror image at its own ends"
     k = torch.arange(pad, device=wav.device)
@@ -43,13 +43,14 @@ class FeatureExtractor(nn.Module):
     name = None # As registered in `FEATURES`
     dim = None # `D`: values in a frame
     has_audio = False # Can `to_audio` turn frames back into sound?
+    needs_text = False # Does it need the recording, with its text? Then it defines `recording`
     receptive_radius = 0 # Frames on each side that a frame depends on, besides its own samples
-    window_s,margin_s = 120,1 # Pieces of a long recording, and what is dropped at their inner ends, in seconds
+    window_s,margin_s = 120,1 # Length of a piece of a long recording, and of its dropped ends, in seconds
     def __init__(self, sample_rate:int, win_length:int, hop_length:int):
         super().__init__()
+        self.sample_rate,self.win_length,self.hop_length = sample_rate,win_length,hop_length
         check_range(1, math.inf, sample_rate=sample_rate, win_length=win_length, hop_length=hop_length)
         if win_length % 2: raise QuantizerError(f"win_length is {win_length}: expected an even number")
-        self.sample_rate,self.win_length,self.hop_length = sample_rate,win_length,hop_length
     def num_frames(self, samples):
         "Frames of `samples` samples (an int or a tensor, at least `win_length`)"
         return samples//self.hop_length + 1
@@ -94,8 +95,8 @@ def forward(self:FeatureExtractor,
     if lengths is None: lengths = torch.full((len(wav),), wav.shape[1], device=wav.device)
     shortest = int(lengths.min())
     if shortest < self.win_length:
-        raise QuantizerError(f"shorter than one frame ({shortest} samples; {self.name} needs {self.win_length}, "
-            f"{1000*self.win_length/self.sample_rate:g} ms)")
+        needed = f'{self.win_length}, {1000*self.win_length/self.sample_rate:g} ms'
+        raise QuantizerError(f"shorter than one frame ({shortest} samples; {self.name} needs {needed})")
     mask = lengths_to_mask(self.num_frames(lengths), self.num_frames(wav.shape[1]))
     feats = self.frames(wav, lengths, mask)
     has_padding = shortest < wav.shape[1]
@@ -114,7 +115,8 @@ def windows(self:FeatureExtractor,
     step = unit*max(1, (self.window_s-2*margin)//unit)
     n = max(1, -(-(samples-2*margin*sr)//(step*sr)))
     starts = [k*step*sr for k in range(n)]
-    edges = [0, *(((k*step+margin)*sr//hop) for k in range(1, n)), self.num_frames(samples)] # of the frames to keep
+    inner = [(k*step+margin)*sr//hop for k in range(1, n)]
+    edges = [0, *inner, self.num_frames(samples)] # of the frames to keep
     length = (step+2*margin)*sr
     return [(lo, min(samples, lo+length), a-lo//hop, b-a) for lo,a,b in zip(starts, edges, edges[1:])]
 
@@ -177,7 +179,8 @@ def frames(self:FrontEnd, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
 def _hann_mel(extractor, n_mels, **kwargs):
     "A Hann window and a mel filter bank"
     n_freqs,sr = extractor.win_length//2+1,extractor.sample_rate
-    return torch.hann_window(extractor.win_length), melscale_fbanks(n_freqs, 0., sr//2, n_mels, sr, **kwargs)
+    filters = melscale_fbanks(n_freqs, 0., sr//2, n_mels, sr, **kwargs)
+    return torch.hann_window(extractor.win_length),filters
 
 # %% ../../nbs/data/11_features.ipynb #sc168973
 @FEATURES.register('logmel')
@@ -227,7 +230,8 @@ class MFCC(FrontEnd):
         check_range(1, win_length//2, n_mels=n_mels, n_mfcc=n_mfcc)
         check_range(0, 4, deltas=deltas)
         if n_mfcc > n_mels:
-            raise QuantizerError(f"n_mfcc is {n_mfcc}: there cannot be more coefficients than the {n_mels} mel bands")
+            raise QuantizerError(f"n_mfcc is {n_mfcc}: there cannot be more coefficients "
+                f"than the {n_mels} mel bands")
         self.set_bank(*_hann_mel(self, n_mels))
         self.n_mfcc,self.n_mels,self.deltas = n_mfcc,n_mels,deltas
         self.dim,self.receptive_radius = n_mfcc*(1+deltas),2*deltas
@@ -278,9 +282,9 @@ class FBank(FrontEnd):
         if scale <= 0: raise QuantizerError(f"scale is {scale:g}: expected more than 0")
         self.n_mels,self.dim,self.snip_edges,self.scale = n_mels,n_mels,snip_edges,scale
         n_fft = 2**math.ceil(math.log2(win_length))
-        filters = get_mel_banks(n_mels, n_fft, sample_rate, 20., 0., 100., -500., 1.)[0].T # without the last frequency
+        filters = get_mel_banks(n_mels, n_fft, sample_rate, 20., 0., 100., -500., 1.)[0].T
         window = torch.hann_window(win_length, periodic=False)**0.85
-        self.set_bank(window, nn.functional.pad(filters, (0,0,0,1)))
+        self.set_bank(window, nn.functional.pad(filters, (0,0,0,1))) # with the last frequency
     def values(self, bands): return bands.clamp(min=torch.finfo(torch.float32).eps).log()
 
 # %% ../../nbs/data/11_features.ipynb #11a10009
@@ -293,7 +297,8 @@ def num_frames(self:FBank, samples):
 @patch
 def padded(self:FBank, wav:Tensor, lengths:Tensor)->Tensor:
     if self.snip_edges: return self.scale*wav
-    return self.scale*reflect_pad(wav, lengths, self.win_length//2, repeat=True)[:,self.hop_length//2:]
+    mirrored = reflect_pad(wav, lengths, self.win_length//2, repeat=True)
+    return self.scale*mirrored[:,self.hop_length//2:]
 
 # %% ../../nbs/data/11_features.ipynb #sceafdc7
 @patch
@@ -306,7 +311,7 @@ def griffin_lim(
     logmel:LogMel, # The extractor that made them
     n_iter:int=32, # Iterations of phase estimation
 )->Tensor: # `(S,)` waveform
-    "A preview of log-mel frames as sound; the initial phases are fixed, so the same frames give the same sound"
+    "A preview of log-mel frames as sound; the same frames always give the same sound"
     n_fft = logmel.win_length
     power = (feats.to(logmel.filters).exp()-1e-6).clamp(min=0) @ torch.linalg.pinv(logmel.filters)
     gl = transforms.GriffinLim(n_fft, n_iter, hop_length=logmel.hop_length, power=2., rand_init=False)

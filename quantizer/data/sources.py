@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core.errors import QuantizerError, escape_path
 from .audio import AudioBytes, AudioError, explain_errors, first_line, has_audio_suffix
 from .audio import is_url, open_binary
-from .corpus import MANIFESTS, Corpus, is_folder, join_path, parent_path, rename_columns
+from .corpus import MANIFESTS, SPLITS, Corpus, is_folder, join_path, parent_path, rename_columns
 
 # %% ../../nbs/data/10_sources.ipynb #10a10001
 def _member_problem(member, size):
@@ -29,26 +29,29 @@ def _member_problem(member, size):
     if not member.isreg() or member.issparse():
         return QuantizerError('not an ordinary file (a link, a device, or one with holes)')
     if end > size:
-        return AudioError(f'truncated ({end-size:,} of its {member.size:,} bytes are missing)', 'truncated')
+        missing = f'{end-size:,} of its {member.size:,} bytes are missing'
+        return AudioError(f'truncated ({missing})', 'truncated')
 
 # %% ../../nbs/data/10_sources.ipynb #10a10003
 _TAR_ERRORS = (tarfile.TarError, OSError, OverflowError, RecursionError, ValueError)
 
 def _tar_headers(f):
-    "Yield the header of each file in the tar `f`; raises `AudioError` for damage of the archive itself"
+    "Yield the header of each file in the tar `f`; raises `AudioError` if the archive is damaged"
     offset = -1
     try:
         tar = tarfile.open(fileobj=f, mode='r:')
         for member in iter(tar.next, None):
             tar.members.clear()
             if member.offset <= offset or member.size < 0:
-                raise AudioError(f'damaged (a header at byte {max(offset, 0):,} points backwards)', 'damaged')
+                where = f'a header at byte {max(offset, 0):,} points backwards'
+                raise AudioError(f'damaged ({where})', 'damaged')
             offset = member.offset
             if not member.isdir(): yield member
         _check_end(f, tar.offset)
     except AudioError: raise
     except _TAR_ERRORS as e:
-        raise AudioError(f"truncated or damaged ({str(e) or 'too many headers'})", 'truncated') from None
+        reason = str(e) or 'too many headers'
+        raise AudioError(f'truncated or damaged ({reason})', 'truncated') from None
 
 # %% ../../nbs/data/10_sources.ipynb #sccb6168
 def _check_end(f, offset):
@@ -56,7 +59,8 @@ def _check_end(f, offset):
     f.seek(offset)
     block = f.read(512)
     if not block: raise AudioError('truncated (it has no end mark)', 'truncated')
-    if any(block) or len(block) < 512: raise AudioError('damaged (what follows is not a header)', 'damaged')
+    if any(block) or len(block) < 512:
+        raise AudioError('damaged (what follows is not a header)', 'damaged')
 
 # %% ../../nbs/data/10_sources.ipynb #5a429cf2
 METADATA_FIELDS = ('speaker','text','language','split')
@@ -176,11 +180,12 @@ def from_tar(cls:Corpus,
     return cls(df, root, escape_path(path), TarReader(), problems)
 
 # %% ../../nbs/data/10_sources.ipynb #3f56be31
-SPLIT_NAMES = dict(train='train', val='valid', valid='valid', validation='valid', dev='valid', test='test')
+SPLIT_NAMES = dict(val='valid', validation='valid', dev='valid') # those that differ from ours
 
 def _split_name(value):
     first_word = re.split('[._-]', str(value))[0]
-    return SPLIT_NAMES.get(first_word, str(value))
+    name = SPLIT_NAMES.get(first_word, first_word)
+    return name if name in SPLITS else str(value)
 
 # %% ../../nbs/data/10_sources.ipynb #sc43095a
 def _name_rows(df, paths, splits):
@@ -208,7 +213,8 @@ class CellReader:
 # %% ../../nbs/data/10_sources.ipynb #sc501a34
 class DatasetReader(CellReader):
     "Reads cells of a `Dataset`"
-    def __init__(self, dataset, column): self.dataset,self.column = dataset.select_columns(column),column
+    def __init__(self, dataset, column):
+        self.dataset,self.column = dataset.select_columns(column),column
     def cell(self, df, i): return self.dataset[int(df.at[i,'row'])][self.column]
 
 # %% ../../nbs/data/10_sources.ipynb #10a10013
@@ -231,7 +237,8 @@ class ParquetReader(CellReader):
             return cells[row].as_py()
 
 # %% ../../nbs/data/10_sources.ipynb #9035ff71
-def _explain_parquet(path): return explain_errors(f"{escape_path(path)}: not a Parquet file that can be read")
+def _explain_parquet(path):
+    return explain_errors(f"{escape_path(path)}: not a Parquet file that can be read")
 
 def _audio_column(path):
     "The column of a Parquet file with cells of `bytes` and `path`, if there is one"
@@ -257,10 +264,13 @@ def _from_parquet(cls:Corpus, path, rename):
     files = [join_path(root, o) for o in shards]
     column = _audio_column(files[0])
     if column is None:
-        raise QuantizerError(f"{escape_path(files[0])}: no column of audio (cells with bytes and a path)")
-    df = pd.concat([_read_parquet(o, column).assign(shard=k) for k,o in enumerate(files)], ignore_index=True)
+        first = escape_path(files[0])
+        raise QuantizerError(f"{first}: no column of audio (cells with bytes and a path)")
+    tables = [_read_parquet(o, column).assign(shard=k) for k,o in enumerate(files)]
+    df = pd.concat(tables, ignore_index=True)
     paths,splits = df.pop(f'{column}.path'),df.pop('_split')
-    df = _name_rows(rename_columns(df, rename, name), paths, splits if (splits != '').any() else None)
+    if not (splits != '').any(): splits = None
+    df = _name_rows(rename_columns(df, rename, name), paths, splits)
     return cls(df, root, name, ParquetReader(files, column))
 
 # %% ../../nbs/data/10_sources.ipynb #10a10017
@@ -287,8 +297,10 @@ def _dataset_column(ds, name):
             "give a Dataset, or its files")
     from datasets import Audio
     for column,feature in ds.features.items():
-        if isinstance(feature, Audio) or isinstance(feature, dict) and 'bytes' in feature: return column
-    raise QuantizerError(f"{name}: no column of audio; its columns are: {', '.join(ds.column_names)}")
+        has_bytes = isinstance(feature, dict) and 'bytes' in feature
+        if has_bytes or isinstance(feature, Audio): return column
+    columns = ', '.join(ds.column_names)
+    raise QuantizerError(f"{name}: no column of audio; its columns are: {columns}")
 
 # %% ../../nbs/data/10_sources.ipynb #e8711ec4
 def _dataset_paths(ds, column):
@@ -299,7 +311,7 @@ def _dataset_paths(ds, column):
 # %% ../../nbs/data/10_sources.ipynb #sc2b2863
 @patch(cls_method=True)
 def from_dataset(cls:Corpus,
-    source, # `Dataset` or `DatasetDict`, a folder that `save_to_disk` wrote, a `.parquet` file, or a folder of them
+    source, # `Dataset`, `DatasetDict`, a folder written by `save_to_disk`, or Parquet: a file or a folder
     rename:dict|None=None, # Column name in the dataset -> name here
 )->Corpus:
     "The recordings of a Hugging Face dataset"
@@ -348,7 +360,8 @@ def _find_recording(item, recordings):
 def _recording_path(recording, channel):
     "The file of a recording"
     sources = recording['sources']
-    if len(sources) != 1 or sources[0]['type'] not in ('file','url'): raise QuantizerError('not a single file')
+    is_file = len(sources) == 1 and sources[0]['type'] in ('file','url')
+    if not is_file: raise QuantizerError('not a single file')
     if recording.get('transforms'): raise QuantizerError('changed on the fly by transforms')
     channels = 1 if channel is None else len(recording.get('channel_ids') or sources[0]['channels'])
     if channels > 1:
@@ -372,10 +385,12 @@ def _lhotse_rows(items, recordings):
     for item in items:
         name = _clean_text(item['id'])
         try: row = _lhotse_row(item, recordings)
-        except QuantizerError as e: problems[name] = e
-        else:
-            if rows.setdefault((row['path'],row['start_s']), row) is not row:
-                problems[name] = QuantizerError(f"begins where another span of {row['path']} begins")
+        except QuantizerError as e:
+            problems[name] = e
+            continue
+        path,start_s = row['path'],row['start_s']
+        if rows.setdefault((path,start_s), row) is not row:
+            problems[name] = QuantizerError(f"begins where another span of {path} begins")
     return [*rows.values()],problems
 
 # %% ../../nbs/data/10_sources.ipynb #24abdb9b
@@ -401,7 +416,7 @@ def _read_lhotse(path):
 def from_lhotse(cls:Corpus,
     path:str|Path, # Manifest of cuts or recordings, or a folder that holds one of these
 )->Corpus:
-    "The recordings, supervisions or cuts of a lhotse manifest; lines that cannot be used are in `problems`"
+    "The recordings or spans of a lhotse manifest; lines that cannot be used are in `problems`"
     name = escape_path(path)
     if is_folder(path): path = _lhotse_manifest(path)
     try: rows,problems = _read_lhotse(path)
@@ -417,7 +432,7 @@ def from_lhotse(cls:Corpus,
 @dataclass
 class CorpusFormat:
     "A format that `Corpus.load` reads"
-    matches:Callable # `(source, names) -> bool`; `names` are those in a folder, `None` if it is not a folder
+    matches:Callable # `(source, names) -> bool`; `names` is what a folder holds, `None` for anything else
     open:Callable # `(source) -> Corpus`, or `(source, rename) -> Corpus`
     can_rename:bool=True # Does `open` take `rename`?
 
@@ -496,5 +511,5 @@ def load(cls:Corpus,
     "Read a corpus in the format that it has"
     format = FORMATS[detect_format(source)]
     if format.can_rename: return format.open(source, rename)
-    if rename: raise QuantizerError(f"{source}: there are no columns that could be renamed; leave out 'rename'")
-    return format.open(source)
+    if not rename: return format.open(source)
+    raise QuantizerError(f"{source}: there are no columns that could be renamed; leave out 'rename'")

@@ -53,10 +53,10 @@ def evaluate(
 )->dict: # Metric -> value; also `counts` of each code, and `problems`: recording -> reason
     "Measure a tokenizer on all recordings of a corpus; raises `QuantizerError` if none can be used"
     evaluation,problems = _Evaluation(tokenizer.model),{}
-    for i in range(len(corpus)):
-        try: feats,mask = tokenizer.features(corpus.audio(i, tokenizer.sample_rate), tokenizer.sample_rate)
-        except QuantizerError as e: problems[corpus.id(i)] = name_file(e, corpus.file(i))
-        else: evaluation.add(feats, mask, corpus.df.text[i])
+    for recording in corpus:
+        try: feats,mask = tokenizer.features(recording.audio(tokenizer.sample_rate), tokenizer.sample_rate)
+        except QuantizerError as e: problems[recording.id] = name_file(e, corpus.file(recording.index))
+        else: evaluation.add(feats, mask, recording.text)
     if not evaluation.codes:
         raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; "
             f"the first: {next(iter(problems.values()))}")

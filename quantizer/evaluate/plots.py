@@ -19,18 +19,16 @@ def plot_curves(
 )->Figure:
     "Loss, reconstruction error and codebook use over the steps of a training run"
     fig = Figure(figsize=(11,3))
-    loss,error,codebook = fig.subplots(1, 3)
-    loss.plot(steps.step, steps.loss, lw=0.6, color='silver', label='steps')
-    loss.plot(log.step, log.train_loss, label='train')
-    loss.plot(log.step, log.valid_loss, label='validation')
-    loss.set_title('loss')
-    error.plot(log.step, log.nre)
-    error.set_title('reconstruction error (validation)')
-    codebook.plot(log.step, 100*log.usage, label='codes in use, %')
-    codebook.plot(log.step, log.perplexity, label='perplexity')
-    codebook.set_title('codebook (validation)')
-    for ax in (loss,codebook): ax.legend()
-    for ax in fig.axes: ax.set(xlabel='step', ylim=(0, None))
+    axs = fig.subplots(1, 3)
+    axs[0].plot(steps.step, steps.loss, lw=0.6, color='silver', label='steps')
+    panels = {
+        'loss':{'train':log.train_loss, 'validation':log.valid_loss},
+        'reconstruction error (validation)':{'error':log.nre},
+        'codebook (validation)':{'codes in use, %':100*log.usage, 'perplexity':log.perplexity}}
+    for ax,(title,curves) in zip(axs, panels.items()):
+        for label,values in curves.items(): ax.plot(log.step, values, label=label)
+        ax.set(title=title, xlabel='step', ylim=(0, None))
+        ax.legend()
     return fig
 
 # %% ../../nbs/evaluate/45_plots.ipynb #fd976923
@@ -58,17 +56,15 @@ def plot_features(
 )->Figure:
     "Features, their tokens and their reconstruction over time"
     fig = fig or Figure(figsize=(11,4))
-    original,tokens,decoded = fig.subplots(3, 1, sharex=True, height_ratios=[5,1,5])
-    def image(ax, values, **kwargs):
+    axs = fig.subplots(3, 1, sharex=True, height_ratios=[5,1,5])
+    features = dict(origin='lower', vmin=-2.5, vmax=2.5)
+    for ax,values,style in zip(axs, (x,codes,y), (features,dict(cmap='prism'),features)):
         extent = 0,len(x)/rate,0,values.shape[1]
-        ax.imshow(np.asarray(values).T, aspect='auto', interpolation='nearest', extent=extent, **kwargs)
-    image(original, x, origin='lower', vmin=-2.5, vmax=2.5)
-    image(tokens, codes, cmap='prism')
-    image(decoded, y, origin='lower', vmin=-2.5, vmax=2.5)
-    original.set_ylabel('original')
-    tokens.set_ylabel('tokens', rotation=0, ha='right', va='center')
-    tokens.set_yticks([])
-    decoded.set(ylabel='from tokens', xlabel='seconds')
+        ax.imshow(np.asarray(values).T, aspect='auto', interpolation='nearest', extent=extent, **style)
+    axs[0].set_ylabel('original')
+    axs[1].set_ylabel('tokens', rotation=0, ha='right', va='center')
+    axs[1].set_yticks([])
+    axs[2].set(ylabel='from tokens', xlabel='seconds')
     return fig
 
 # %% ../../nbs/evaluate/45_plots.ipynb #5248167a

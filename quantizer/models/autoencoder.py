@@ -206,6 +206,7 @@ def _check_part(kind, block):
 # %% ../../nbs/models/34_autoencoder.ipynb #3df40e38
 def _arguments(quantizer): return inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters
 
+# %% ../../nbs/models/34_autoencoder.ipynb #mp52d4cd
 def _innermost(block):
     "The innermost of nested quantizer blocks; fills in those on the way"
     while 'quantizer' in _arguments(block):
@@ -213,6 +214,7 @@ def _innermost(block):
         block = block['quantizer']
     return block
 
+# %% ../../nbs/models/34_autoencoder.ipynb #mpa9ce7b
 def _check_weight(name, weight):
     "The weight as a number, or an error"
     number = parse_number(weight)
@@ -225,7 +227,7 @@ def merge_loss_weights(
     losses:dict, # Loss -> weight, from a config
     quantizer:dict, # Block of the quantizer that has losses; its weights are set in place
 )->dict: # Loss in `LOSSES` -> weight
-    "Give the quantizer the weights of its own losses, and return the others; raises `QuantizerError` for an unknown loss"
+    "Give the quantizer the weights of its own losses, and return the others"
     own = [k.removesuffix('_weight') for k in _arguments(quantizer) if k.endswith('_weight')]
     known,weights = [*LOSSES, *own],{}
     for name,weight in losses.items():
@@ -235,7 +237,8 @@ def merge_loss_weights(
             continue
         weight = _check_weight(name, weight)
         if name not in known:
-            raise QuantizerError(f"no loss is called '{name}'{nearest_name(name, known)}; there are: {', '.join(known)}")
+            hint = nearest_name(name, known)
+            raise QuantizerError(f"no loss is called '{name}'{hint}; there are: {', '.join(known)}")
         if name in LOSSES: weights[name] = float(weight)
         elif key in quantizer: raise QuantizerError(
             f"'model.losses.{name}' and 'model.quantizer.{key}' are both given: they are the same, keep one")
@@ -251,6 +254,7 @@ def objective_classes(
     found = [LOSSES[k] for k in (LOSSES if losses is None else losses)]
     return list(dict.fromkeys(o for o in found if inspect.isclass(o)))
 
+# %% ../../nbs/models/34_autoencoder.ipynb #mp240e4f
 def _check_objectives(block, losses):
     "Options of the objectives that `losses` need; an error for those of others"
     options,used = {},objective_classes(losses)
@@ -269,6 +273,7 @@ def _check_keys(block):
     fields += [(cls.block, dict|None, None) for cls in objective_classes() if cls.block]
     return check_options(make_dataclass('Model', fields), block, 'model')
 
+# %% ../../nbs/models/34_autoencoder.ipynb #mpc24088
 def check_model(
     block:dict, # `encoder`, `quantizer`, `decoder`, `losses`, and options of objectives
 )->dict: # The same, complete; weights of the quantizer's losses are with the quantizer
@@ -285,6 +290,7 @@ def _make(registry, block, **filled_in):
     options = dict(block)
     return registry[options.pop('name')](**filled_in, **options)
 
+# %% ../../nbs/models/34_autoencoder.ipynb #mpe35023
 def build_model(
     block:dict, # From `check_model`
     mean:Tensor, # `(D,)` mean of the training frames

@@ -35,8 +35,9 @@ def zero_padding(
     mask:Tensor, # `(B,T)`
 )->Tensor: # `(B,T,D)`
     "Zero where `mask` is `False`, also where `x` holds NaN"
-    return torch.where(mask[...,None], x, 0) # unlike `masked_fill`, it keeps the memory layout
+    return torch.where(mask[...,None], x, 0)
 
+# %% ../../nbs/models/30_backbones.ipynb #mp8b78de
 def whole_tokens(
     x:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
@@ -52,8 +53,8 @@ class Backbone(nn.Module):
     max_frames = None # Longest row that it accepts, in frames; any length by default
     def __init__(self,
         downsample:int, # Frames in a token
-        layer_radius:int|None=None, # Frames that one layer sees to each side, a multiple of `downsample`; one token by default
-        receptive_radius:int|None=None, # Frames that all layers see to each side, a multiple of `downsample`; `None`: all
+        layer_radius:int|None=None, # Frames that one layer sees to each side; one token by default
+        receptive_radius:int|None=None, # Frames that all layers see to each side; `None`: the whole recording
     ):
         super().__init__()
         check_range(1, math.inf, downsample=downsample)

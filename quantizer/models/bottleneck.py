@@ -29,6 +29,7 @@ def mean_pool(
     counts = mask.unflatten(1, (-1,n)).sum(2).clamp(min=1)
     return x.unflatten(1, (-1,n)).sum(2)/counts[...,None]
 
+# %% ../../nbs/models/32_bottleneck.ipynb #mp65b638
 def masked_mean_pool(
     x:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
@@ -46,6 +47,7 @@ def zero_init(
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
 
+# %% ../../nbs/models/32_bottleneck.ipynb #mp1dba4f
 class _Bottleneck(Backbone):
     "What encoder and decoder share: blocks that start as the identity"
     def __init__(self, downsample, width, blocks, layers, heads, kernel, mult, dropout):
@@ -132,6 +134,7 @@ def tokens_to_frames(self:BottleneckDecoder, z, token_mask, mask):
     h = self.run_blocks(self.inp(z), token_mask)
     return h.repeat_interleave(self.downsample, 1)
 
+# %% ../../nbs/models/32_bottleneck.ipynb #mpd15a68
 @patch
 def states(self:BottleneckDecoder,
     z:Tensor, # `(B,T',dim_in)` vectors, as for `forward`

@@ -26,6 +26,7 @@ def _run(part, x, mask):
     if isinstance(part, Encoder): return part(x, mask)
     return part(x, _input_mask(part, mask), mask), mask
 
+# %% ../../nbs/models/38_contract.ipynb #mp76b1be
 def _batch(part, dim, padding=0, fill=0.):
     "Input of a batch, and the mask of its frames; `fill` is what padding holds"
     mask = lengths_to_mask(torch.tensor(_LENGTHS), max(_LENGTHS)+padding)
@@ -126,7 +127,7 @@ def check_packed_rows(part, dim_in, dim_out):
 _CHECKS = check_lengths, check_padding_invariance, check_receptive_radius, check_gradients, check_packed_rows
 
 def check_backbone(
-    backbone:type|str, # Subclass of `Encoder` or `Decoder`; a name stands for the encoder and the decoder registered by it
+    backbone:type|str, # Subclass of `Encoder` or `Decoder`, or the name of a registered pair
     feature_dim:int=16, # `D` of the features
     quantizer_dim:int=16, # `D` of the quantizer
     downsample:int=2, # Frames in a token

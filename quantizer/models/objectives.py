@@ -18,11 +18,13 @@ from ..core.registry import Registry
 # %% ../../nbs/models/33_objectives.ipynb #b7529250
 LOSSES = Registry('loss') # name -> a function of frames, or the `Objective` class that computes it
 
+# %% ../../nbs/models/33_objectives.ipynb #mp051234
 @LOSSES.register('mse')
 def squared_error(y:Tensor, x:Tensor)->Tensor:
     "Squared error: its optimum is the mean, and reconstruction is measured by it"
     return (y-x).pow(2)
 
+# %% ../../nbs/models/33_objectives.ipynb #mp14940f
 @LOSSES.register('l1')
 def absolute_error(y:Tensor, x:Tensor)->Tensor:
     "Absolute error: less sensitive to outliers"
@@ -33,6 +35,7 @@ def huber_error(y:Tensor, x:Tensor)->Tensor:
     "Squared below 1, absolute above"
     return F.huber_loss(y, x, reduction='none')
 
+# %% ../../nbs/models/33_objectives.ipynb #mp7037cd
 @LOSSES.register('cosine')
 def cosine_error(y:Tensor, x:Tensor)->Tensor:
     "One minus the cosine similarity of the frames: compares their direction only"
@@ -46,6 +49,7 @@ def masked_sum(
     "Sum and number of the values of real frames"
     return x.masked_fill(~mask[...,None], 0).sum(), mask.sum()*x.shape[-1]
 
+# %% ../../nbs/models/33_objectives.ipynb #mp917de1
 def masked_mean(
     x:Tensor, # `(B,T,D)` values
     mask:Tensor, # `(B,T)`, `True` for a real frame
@@ -57,7 +61,7 @@ def masked_mean(
 # %% ../../nbs/models/33_objectives.ipynb #38033b51
 class Objective(nn.Module):
     "Base class of losses that are more than a function of two frames"
-    block = None # Key of its options in the `model` block of a config, such as `teacher`; `None` if it has no options
+    block = None # Key of its options in the `model` block of a config, such as `teacher`; `None`: no options
     options = None # Class whose signature defines the options
     counts_frames = False # Are its losses means over frames? Then the log needs no count for each
     def __init__(self,
@@ -98,6 +102,7 @@ def check_config(cls:Objective,
 ):
     "Raise a `QuantizerError` if other blocks have settings that this objective cannot be trained with"
 
+# %% ../../nbs/models/33_objectives.ipynb #mpda14ff
 @patch(cls_method=True)
 def logged_losses(cls:Objective,
     weights:dict, # Loss -> weight
@@ -130,6 +135,7 @@ def build(cls:Objective,
     "Make the objective of a training run"
     return cls(weights)
 
+# %% ../../nbs/models/33_objectives.ipynb #mpa41b78
 @patch(cls_method=True)
 def measure(cls:Objective,
     tokenizers:dict, # Name -> `Tokenizer`: this run and its baselines

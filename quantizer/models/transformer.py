@@ -101,6 +101,7 @@ def feed_forward(width:int, mult:int)->nn.Sequential:
     "Two linear layers with a GELU, `mult*width` wide inside"
     return nn.Sequential(nn.Linear(width, mult*width), nn.GELU(), nn.Linear(mult*width, width))
 
+# %% ../../nbs/models/31_transformer.ipynb #mp33bc96
 class TransformerBlock(nn.Module):
     "Residual attention, then a residual feed-forward layer"
     def __init__(self, width:int, heads:int=4, mult:int=4, dropout:float=0.):
@@ -122,6 +123,7 @@ def check_heads(width, heads):
     if width % (2*heads): raise QuantizerError(
         f"width is {width}: expected a multiple of {2*heads}, an even number for each of the {heads} heads")
 
+# %% ../../nbs/models/31_transformer.ipynb #mp317f2a
 class TransformerBlocks(nn.ModuleList):
     "Some `TransformerBlock`s among the real tokens of each recording"
     def __init__(self, layers:int, width:int, heads:int=4, mult:int=4, dropout:float=0.):

@@ -71,7 +71,8 @@ class WhisperSpeechDecoder(Decoder):
         super().__init__(upsample, layer_radius=FRAMES)
         _check_same_dims(dim_out, dim_in)
         check_heads(dim_in, heads)
-        self.padding,self.positions = nn.Parameter(torch.zeros(dim_in)),nn.Parameter(0.045*torch.randn(FRAMES, dim_in))
+        self.padding = nn.Parameter(torch.zeros(dim_in))
+        self.positions = nn.Parameter(0.045*torch.randn(FRAMES, dim_in))
         head_dim = dim_in//heads
         self.register_buffer('freqs', rope/10000**(torch.arange(0, head_dim, 2)/head_dim))
         self.blocks = nn.ModuleList([TransformerBlock(dim_in, heads, mult) for _ in range(layers)])
@@ -85,6 +86,7 @@ def _check_length(self:WhisperSpeechDecoder, tokens, frames):
     raise QuantizerError(f"got {tokens} tokens: the 'whisperspeech' decoder has positions for {FRAMES} frames, "
         f"{most} tokens; cut the recording")
 
+# %% ../../nbs/models/35_whisperspeech.ipynb #mpf629e1
 @patch
 def states(self:WhisperSpeechDecoder,
     z:Tensor, # `(B,T',dim_in)` vectors

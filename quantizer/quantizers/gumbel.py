@@ -1,4 +1,4 @@
-"""Gumbel-Softmax: a categorical choice that gradients pass through
+"""`GumbelVQ` scores every code and draws one; the gradient reaches the scores of all codes
 
 Docs: https://quantizer-dev.github.io/quantizer/quantizers/gumbel.html.md"""
 
@@ -10,12 +10,12 @@ __all__ = ['GumbelVQ']
 # %% ../../nbs/quantizers/23_gumbel.ipynb #f797be8b
 import math
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
-from ..core.errors import QuantizerError, check_range
-from ..core.options import checked
-from .base import QUANTIZERS, Quantizer, diversity_loss
 from ..core.distributed import draw_per_item, global_average, global_mean
+from ..core.options import NonNegativeFloat, PositiveFloat, checked
+from .base import QUANTIZERS, Quantizer, diversity_loss
 
 # %% ../../nbs/quantizers/23_gumbel.ipynb #98bea3d8
 @QUANTIZERS.register('gumbel')
@@ -23,31 +23,47 @@ class GumbelVQ(Quantizer):
     "A linear layer scores the codes; one is drawn by Gumbel-Softmax"
     @checked
     def __init__(self,
-        dim:int=64, # `D` of the vectors
+        dim:int=64, # `D`, dimension of the vectors
         codebook_size:int=1024, # `K`
-        temperature:float=1.0, # Start value; a schedule may change it
-        hard:bool=True, # Decode the winner while training, rather than the blend
-        diversity_weight:float=0.1, # How hard the codes are pushed to be used equally
-        kl_weight:float=0., # How hard each frame's softmax is kept from being sure too early
+        temperature:PositiveFloat=1.0, # Temperature at the start
+        hard:bool=True, # Decode the chosen code in training; `False` decodes the blend of all codes
+        diversity_weight:NonNegativeFloat=0.1, # Weight of the diversity loss, which favours equal use of the codes
+        kl_weight:NonNegativeFloat=0., # Weight of the loss that keeps single frames from being certain too early
     ):
         super().__init__(dim, codebook_size)
-        if temperature <= 0: raise QuantizerError(f"temperature is {temperature}: expected more than 0")
-        check_range(0, math.inf, diversity_weight=diversity_weight, kl_weight=kl_weight)
-        self.hard,self.loss_weights = hard,dict(diversity=diversity_weight) | (dict(kl=kl_weight) if kl_weight else {})
+        self.hard = hard
+        self.loss_weights = dict(diversity=diversity_weight)
+        if kl_weight: self.loss_weights['kl'] = kl_weight
         self.scores = nn.Linear(dim, codebook_size)
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
-        self.register_buffer('temperature', torch.tensor(float(temperature)))
+        self.register_buffer('temperature', torch.tensor(temperature))
 
     def to_codes(self, x): return self.scores(x).argmax(1, keepdim=True)
     def from_codes(self, codes): return F.embedding(codes[:,0], self.codebook)
 
-    def quantize(self, x, batch_index):
-        scores = self.scores(x)
-        p = scores.softmax(1)
-        losses = dict(diversity=diversity_loss(global_average(p.sum(0), len(x), self.training)))
-        if 'kl' in self.loss_weights: losses['kl'] = math.log(self.codebook_size) - global_mean(torch.special.entr(p.clamp(min=1e-30)).sum(1), self.training)
-        noise = draw_per_item(batch_index, self.next_seed(), lambda rows,g: torch.empty_like(scores[rows]).exponential_(generator=g)).log() if self.training else 0.
-        y = ((scores-noise)/self.temperature.clamp(min=1e-4)).softmax(1)
-        codes = (y if self.training else scores).argmax(1, keepdim=True)
-        if self.training and not self.hard: return y @ self.codebook, codes, losses
-        return self.from_codes(codes) + (y-y.detach()) @ self.codebook.detach(), codes, losses # the value of the first, gradients of both
+# %% ../../nbs/quantizers/23_gumbel.ipynb #e6c17368
+@patch
+def _losses(self:GumbelVQ, scores):
+    p = scores.softmax(1)
+    losses = dict(diversity=diversity_loss(global_average(p.sum(0), len(p), self.training)))
+    if 'kl' in self.loss_weights:
+        entropy = torch.special.entr(p.clamp(min=1e-30)).sum(1)
+        losses['kl'] = math.log(self.codebook_size) - global_mean(entropy, self.training)
+    return losses
+
+# %% ../../nbs/quantizers/23_gumbel.ipynb #663a2b40
+@patch
+def _add_gumbel_noise(self:GumbelVQ, scores, batch_index):
+    def exponential(rows, generator): return torch.empty_like(scores[rows]).exponential_(generator=generator)
+    return scores - draw_per_item(batch_index, self.next_seed(), exponential).log()
+
+@patch
+def quantize(self:GumbelVQ, x, batch_index):
+    scores = self.scores(x)
+    losses = self._losses(scores)
+    noisy = self._add_gumbel_noise(scores, batch_index) if self.training else scores
+    y = (noisy/self.temperature.clamp(min=1e-4)).softmax(1)
+    codes = (y if self.training else scores).argmax(1, keepdim=True)
+    if self.training and not self.hard: return y @ self.codebook, codes, losses
+    blend_gradient = (y-y.detach()) @ self.codebook.detach() # its value is 0
+    return self.from_codes(codes) + blend_gradient, codes, losses

@@ -1,4 +1,4 @@
-"""Residual and grouped quantizers: several codes for a vector, over any other quantizer
+"""`Residual` quantizes what earlier levels left over, `Grouped` cuts the vector into parts
 
 Docs: https://quantizer-dev.github.io/quantizer/quantizers/residual.html.md"""
 
@@ -8,149 +8,208 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/residual.html.md"""
 __all__ = ['inner_block', 'check_inner', 'Composite', 'Residual', 'Grouped']
 
 # %% ../../nbs/quantizers/27_residual.ipynb #10c70f42
-import math
+from typing import Annotated
 import torch
+from annotated_types import Interval
+from fastcore.basics import patch
 from torch import Tensor, nn
-from ..core.errors import QuantizerError, check_range
-from ..core.options import check_options, checked
+from ..core.distributed import draw_per_item
+from ..core.errors import QuantizerError
+from ..core.options import Fraction, PositiveInt, check_options, checked
 from .base import NO_CODE, QUANTIZERS, Quantizer
 from .estimators import straight_through
-from ..core.distributed import draw_per_item
 
 # %% ../../nbs/quantizers/27_residual.ipynb #017eb1e7
 def inner_block(
     quantizer:str|dict, # A name, or a block with a `name`
-    where:str='quantizer', # Key that holds it, for error messages
+    where:str='quantizer', # Key of the block, for error messages
 )->dict: # A block
     "A name as a block; raises `QuantizerError` if it is neither"
-    block = dict(name=quantizer) if isinstance(quantizer, str) else quantizer
-    if not isinstance(block, dict) or 'name' not in block: raise QuantizerError(f"'{where}' is {quantizer!r}: expected the name of a quantizer, or a block with a name; there are: {', '.join(sorted(QUANTIZERS))}")
-    return dict(block)
+    if isinstance(quantizer, str): return dict(name=quantizer)
+    if isinstance(quantizer, dict) and 'name' in quantizer: return dict(quantizer)
+    raise QuantizerError(f"'{where}' is {quantizer!r}: expected the name of a quantizer, or a block with a name; "
+        f"there are: {', '.join(sorted(QUANTIZERS))}")
 
+# %% ../../nbs/quantizers/27_residual.ipynb #7b27dfb2
 def check_inner(
     quantizer:str|dict, # A name, or a block with a `name`
-    codebook_size:int|list|None, # Of the outer quantizer; `None` leaves it to the inner one
-    where:str='quantizer', # Key that holds the block, for error messages
+    codebook_size:int|list|None, # Size in the outer quantizer; `None` leaves it to the inner one
+    where:str='quantizer', # Key of the block, for error messages
 )->dict: # A complete block
     "Check the arguments of an inner quantizer, and complete them"
     block = inner_block(quantizer, where)
-    cls,given = QUANTIZERS[block['name']],('dim',) if codebook_size is None else ('dim','codebook_size')
-    if 'codebook_size' in block and codebook_size is not None: raise QuantizerError(f"'codebook_size' is given to both the inner and the outer quantizer: remove '{where}.codebook_size'")
-    if codebook_size is not None and 'levels' in block: raise QuantizerError(f"'codebook_size' and '{where}.levels' both give the size: keep one")
-    res = check_options(cls, {k:v for k,v in block.items() if k != 'name'}, where, given)
-    if 'quantizer' in res: res['quantizer'] = check_inner(res['quantizer'], res.get('codebook_size', codebook_size), f'{where}.quantizer')
-    return dict(name=block['name']) | res
+    name,filled_in = block.pop('name'),['dim']
+    cls = QUANTIZERS[name]
+    if codebook_size is not None:
+        filled_in.append('codebook_size')
+        if 'codebook_size' in block:
+            raise QuantizerError("'codebook_size' is given to both the inner and the outer quantizer: "
+                f"remove '{where}.codebook_size'")
+        if 'levels' in block: raise QuantizerError(f"'codebook_size' and '{where}.levels' both give the size: keep one")
+    options = check_options(cls, block, where, tuple(filled_in))
+    if 'quantizer' in options:
+        size = options.get('codebook_size', codebook_size)
+        options['quantizer'] = check_inner(options['quantizer'], size, f'{where}.quantizer')
+    return dict(name=name) | options
 
+# %% ../../nbs/quantizers/27_residual.ipynb #d74c1119
+def _inner_sizes(codebook_size, num, shared):
+    "Codebook size of each inner quantizer, `None` where it decides; raises `QuantizerError` for a contradiction"
+    sizes = codebook_size if isinstance(codebook_size, list) else [codebook_size]*(num or 4)
+    if not sizes or num not in (None, len(sizes)):
+        raise QuantizerError(f"got {len(sizes)} codebook sizes for {num} quantizers: expected one for each")
+    if shared and len(set(sizes)) > 1: raise QuantizerError(f"a shared codebook has one size, got {list(sizes)}")
+    return sizes
+
+# %% ../../nbs/quantizers/27_residual.ipynb #de99d7bc
 class Composite(Quantizer):
-    "Several inner quantizers"
+    "Base class of quantizers that consist of several inner quantizers"
     def __init__(self,
-        dim:int, # `D` of the vectors
-        inner_dim:int, # Of the inner quantizers
-        codebook_size:int|list|None, # Of each
-        num:int|None, # How many, unless there is a list of sizes
+        dim:int, # `D`, dimension of the vectors
+        inner_dim:int, # Dimension of the vectors of the inner quantizers
+        codebook_size:int|list|None, # `K` of each
+        num:int|None, # Number of inner quantizers; 4 by default, or as many as there are sizes
         quantizer:str|dict, # Inner quantizer
-        shared:bool, # One inner quantizer in all places
+        shared:bool, # One inner quantizer in all places?
     ):
-        check_range(1, math.inf, **{'number of quantizers':1 if num is None else num})
-        sizes = codebook_size if isinstance(codebook_size, (list,tuple)) else [codebook_size]*(num or 1)
-        if codebook_size is not None and any((isinstance(o, bool) or not isinstance(o, int) or o < 1) for o in sizes): raise QuantizerError(f"codebook_size is {codebook_size}: expected whole numbers of 1 or more")
-        if not sizes or num not in (None, len(sizes)): raise QuantizerError(f"got {len(sizes)} codebook sizes for {num} quantizers: expected one for each")
-        if shared and len(set(sizes)) > 1: raise QuantizerError(f"a shared codebook has one size, got {list(sizes)}")
+        sizes = _inner_sizes(codebook_size, num, shared)
         super().__init__(dim, 1)
-        block = check_inner(quantizer, codebook_size)
-        cls,params = QUANTIZERS[block.pop('name')],dict(block)
-        if shared and 'kmeans_steps' in params: params['kmeans_steps'] *= len(sizes) # each place starts its share
+        options = check_inner(quantizer, codebook_size)
+        cls = QUANTIZERS[options.pop('name')]
+        if shared and 'kmeans_steps' in options: options['kmeans_steps'] *= len(sizes)
         self.num,self.shared = len(sizes),shared
-        self.inner = nn.ModuleList([cls(dim=inner_dim, **params, **({} if k is None else dict(codebook_size=k))) for k in (sizes[:1] if shared else sizes)])
+        self.inner = nn.ModuleList()
+        for size in sizes[:1] if shared else sizes:
+            if size is not None: options['codebook_size'] = size
+            self.inner.append(cls(dim=inner_dim, **options))
         self.loss_weights = self.inner[0].loss_weights
 
     @property
-    def codebook_sizes(self): return [k for o in self.levels for k in o.codebook_sizes]
-    @property
-    def levels(self)->list:
-        "The inner quantizers in order; the same one many times if it is shared"
-        return [*self.inner]*self.num if self.shared else [*self.inner]
-    def _parts(self, codes):
-        "Codes `(...,Q)`, or fewer, of each inner quantizer"
-        return codes.split([o.num_codebooks for o in self.levels][:codes.shape[-1]//self.levels[0].num_codebooks], -1)
+    def codebook_sizes(self): return [size for o in self.quantizers for size in o.codebook_sizes]
 
-def _mean_losses(losses): return {k:sum(o[k] for o in losses)/len(losses) for k in losses[0]}
+# %% ../../nbs/quantizers/27_residual.ipynb #06e6020b
+@patch(as_prop=True)
+def quantizers(self:Composite)->list:
+    "The inner quantizers in order; the same one many times if it is shared"
+    return [*self.inner]*(self.num if self.shared else 1)
+
+@patch
+def _split_codes(self:Composite, codes):
+    "Pairs of an inner quantizer and its codes `(...,q)`; fewer codes give the first pairs only"
+    width = self.inner[0].num_codebooks
+    return zip(self.quantizers, codes.split(width, -1))
+
+def _mean_losses(losses): return {name:sum(o[name] for o in losses)/len(losses) for name in losses[0]}
 
 # %% ../../nbs/quantizers/27_residual.ipynb #be499039
 @QUANTIZERS.register('residual')
 class Residual(Composite):
-    "Each level quantizes what the one before left over"
+    "Each level quantizes what the level before left over"
     schedule_bounds = Quantizer.schedule_bounds | dict(dropout=(0, 1))
     @checked
     def __init__(self,
-        dim:int=64, # `D` of the vectors
-        codebook_size:int|list|None=None, # `K` of each level, or a list with one for each; the inner quantizer's by default
-        num_quantizers:int|None=None, # Levels; 4 by default, or as many as there are sizes
-        quantizer:str|dict='vq', # What each level is: a name, or a block with a name
-        shared:bool=False, # One codebook for all levels
-        dropout:float=0., # Share of the training items that use only their first levels, a random number
-        detach:bool|None=None, # Cut the levels' gradients from one another; by default where levels are straight through
-        beam:int=1, # Candidates that encoding keeps; 1 is greedy
+        dim:int=64, # `D`, dimension of the vectors
+        codebook_size:int|list|None=None, # `K` of each level, or a list; the inner quantizer's by default
+        num_quantizers:PositiveInt|None=None, # Number of levels; 4 by default, or as many as there are sizes
+        quantizer:str|dict='vq', # Quantizer of each level: a name, or a block with a name
+        shared:bool=False, # One codebook for all levels?
+        dropout:Fraction=0., # Share of the training items that use only a random number of first levels
+        detach:bool|None=None, # Detach the levels from one another? By default if all are straight-through
+        beam:Annotated[int,Interval(ge=1, le=1024)]=1, # Candidates of the beam search in encoding; 1 is greedy
     ):
-        if num_quantizers is None and not isinstance(codebook_size, (list,tuple)): num_quantizers = 4
         super().__init__(dim, dim, codebook_size, num_quantizers, quantizer, shared)
-        check_range(0, 1, dropout=dropout)
-        check_range(1, 1024, beam=beam)
-        if beam > 1 and not all(hasattr(o, 'topk_codes') and o.num_codebooks == 1 for o in self.levels): raise QuantizerError(f"beam is {beam}: beam search needs levels that can rank their codes, and '{self.inner[0].name}' cannot")
-        straight = all(o.is_straight_through for o in self.levels)
+        if beam > 1 and not all(hasattr(o, 'topk_codes') and o.num_codebooks == 1 for o in self.inner):
+            raise QuantizerError(f"beam is {beam}: beam search needs levels that can rank their codes, "
+                f"and '{self.inner[0].name}' cannot")
+        straight = all(o.is_straight_through for o in self.inner)
         self.detach = straight if detach is None else detach
-        self.is_straight_through,self.dropout,self.beam = straight and self.detach,dropout,beam
+        self.is_straight_through = straight and self.detach
+        self.dropout,self.beam = dropout,beam
 
-    def quantize(self, x, batch_index):
-        rest,total,codes,losses,depth = x,torch.zeros_like(x),[],[],self._depth(batch_index)
-        for l,level in enumerate(self.levels):
-            if depth is None: q,c,loss = level.quantize(rest, batch_index)
-            else:
-                on = (depth > l).nonzero()[:,0]
-                q,c,loss = level.quantize(rest[on], batch_index[on])
-                q,c = torch.zeros_like(x).index_copy(0, on, q),c.new_full((len(x), c.shape[1]), NO_CODE).index_copy(0, on, c)
-            rest = rest - (q.detach() if self.detach else q)
-            total = total + (q.detach() if self.is_straight_through else q)
-            codes.append(c)
-            losses.append(loss)
-        return straight_through(x, total) if self.is_straight_through else total, torch.cat(codes, 1), _mean_losses(losses)
+# %% ../../nbs/quantizers/27_residual.ipynb #c03fc8d9
+@patch
+def _draw_depths(self:Residual, batch_index):
+    "Number of levels that each frame uses; all frames of an item use the same"
+    def uniform(rows, generator):
+        u = torch.rand(1, 2, generator=generator, device=batch_index.device)
+        return u.expand(rows.stop-rows.start, 2)
+    u = draw_per_item(batch_index, self.next_seed(), uniform)
+    return torch.where(u[:,0] < self.dropout, 1+(u[:,1]*self.num).long(), self.num)
 
-    def _depth(self, batch_index):
-        "How many levels each frame uses, if not all"
-        if not self.training or not self.dropout: return None
-        u = draw_per_item(batch_index, self.next_seed(), lambda rows,g: torch.rand(1, 2, generator=g, device=batch_index.device).expand(rows.stop-rows.start, 2))
-        return torch.where(u[:,0] < self.dropout, 1+(u[:,1]*self.num).long(), self.num)
+# %% ../../nbs/quantizers/27_residual.ipynb #ab0e8c86
+def _quantize_rows(quantizer, x, batch_index, rows):
+    "Quantize some rows of `x`; the others get zeros and no code"
+    q,codes,losses = quantizer.quantize(x[rows], batch_index[rows])
+    all_q = torch.zeros_like(x).index_copy(0, rows, q)
+    all_codes = codes.new_full((len(x), codes.shape[1]), NO_CODE).index_copy(0, rows, codes)
+    return all_q, all_codes, losses
 
-    def to_codes(self, x):
-        if self.beam > 1 and torch.compiler.is_compiling(): return self._search(x)
-        if self.beam > 1: return torch.cat([self._search(o) for o in x.split(max(1, 2**22//(self.beam**2*self.dim)))] or [x.new_zeros(0, self.num, dtype=torch.long)])
-        codes = []
-        for level in self.levels:
-            codes.append(level.to_codes(x))
-            x = x - level.from_codes(codes[-1])
-        return torch.cat(codes, 1)
+# %% ../../nbs/quantizers/27_residual.ipynb #2a8b2ec8
+@patch
+def quantize(self:Residual, x, batch_index):
+    residual,z_q = x,torch.zeros_like(x)
+    codes,losses = [],[]
+    depths = self._draw_depths(batch_index) if self.training and self.dropout else None
+    for level,quantizer in enumerate(self.quantizers):
+        if depths is None: q,c,loss = quantizer.quantize(residual, batch_index)
+        else: q,c,loss = _quantize_rows(quantizer, residual, batch_index, (depths > level).nonzero()[:,0])
+        residual = residual - (q.detach() if self.detach else q)
+        z_q = z_q + (q.detach() if self.is_straight_through else q)
+        codes.append(c)
+        losses.append(loss)
+    if self.is_straight_through: z_q = straight_through(x, z_q)
+    return z_q, torch.cat(codes, 1), _mean_losses(losses)
 
-    def _search(self, x):
-        "Beam search over the levels, for a few vectors"
-        N,D = x.shape
-        rest,codes = x[:,None],x.new_zeros(N, 1, 0, dtype=torch.long) # of each candidate: (N,b,D), (N,b,l)
-        for level in self.levels:
-            c = level.topk_codes(rest.reshape(-1, D), self.beam) # (N*b,n)
-            b,n = rest.shape[1],c.shape[1]
-            new = (rest.reshape(-1, 1, D) - level.from_codes(c.reshape(-1, 1)).view(-1, n, D)).view(N, b*n, D)
-            best = new.pow(2).sum(2).topk(min(self.beam, b*n), 1, largest=False).indices
-            rest = new.gather(1, best[...,None].expand(-1, -1, D))
-            codes = torch.cat([codes.repeat_interleave(n, 1), c.view(N, b*n, 1)], 2).gather(1, best[...,None].expand(-1, -1, codes.shape[2]+1))
-        return codes[:,0]
+# %% ../../nbs/quantizers/27_residual.ipynb #adb2f0fa
+@patch
+def from_codes(self:Residual, codes):
+    return sum(o.from_codes(c.clamp(min=0))*(c[:,:1] != NO_CODE) for o,c in self._split_codes(codes))
 
-    def from_codes(self, codes): return sum(level.from_codes(c.clamp(min=0))*(c[:,:1] != NO_CODE) for level,c in zip(self.levels, self._parts(codes)))
-    def decode(self,
-        codes:Tensor, # `(B,T,Q)` int64, or only those of the first levels; -1 for no frame, or no code from this level on
-    )->Tensor: # `(B,T,D)`
-        "The vectors of codes; raises `QuantizerError` for a code outside of its codebook"
-        w = self.inner[0].num_codebooks
-        if codes.ndim != 3 or not 0 < codes.shape[-1] <= w*self.num or codes.shape[-1] % w: raise QuantizerError(f"{self.name}: got codes of shape {tuple(codes.shape)}, expected (B, T, {self.num_codebooks}), or fewer levels")
-        return sum(level.decode(c) for level,c in zip(self.levels, self._parts(codes)))*(codes[...,:1] != NO_CODE)
+@patch
+def decode(self:Residual,
+    codes:Tensor, # `(B,T,Q)` int64, or those of the first levels; -1 for no frame, or for no code from this level on
+)->Tensor: # `(B,T,D)`
+    "Vectors of codes; raises `QuantizerError` for a code outside its codebook"
+    widths = range(self.inner[0].num_codebooks, self.num_codebooks+1, self.inner[0].num_codebooks)
+    if codes.ndim != 3 or codes.shape[-1] not in widths:
+        self._refuse(f"codes of shape {tuple(codes.shape)}", f"(B, T, {self.num_codebooks}), or fewer levels")
+    return sum(o.decode(c) for o,c in self._split_codes(codes))*(codes[...,:1] != NO_CODE)
+
+# %% ../../nbs/quantizers/27_residual.ipynb #3cba4299
+@patch
+def to_codes(self:Residual, x):
+    if self.beam > 1: return self._beam_search(x)
+    codes = []
+    for quantizer in self.quantizers:
+        codes.append(quantizer.to_codes(x))
+        x = x - quantizer.from_codes(codes[-1])
+    return torch.cat(codes, 1)
+
+# %% ../../nbs/quantizers/27_residual.ipynb #6f248e62
+def _extend_beam(quantizer, residuals, codes, beam):
+    "Residuals `(N,B,D)` and codes `(N,B,l)` of the candidates, one level on"
+    N,B,D = residuals.shape
+    nearest = quantizer.topk_codes(residuals.reshape(-1, D), beam)
+    n = nearest.shape[1]
+    vectors = quantizer.from_codes(nearest.reshape(-1, 1)).view(-1, n, D)
+    residuals = (residuals.reshape(-1, 1, D) - vectors).view(N, B*n, D)
+    codes = torch.cat([codes.repeat_interleave(n, 1), nearest.view(N, B*n, 1)], 2)
+    errors = residuals.pow(2).sum(2)
+    best = errors.topk(min(beam, B*n), 1, largest=False).indices[...,None]
+    return tuple(o.gather(1, best.expand(-1, -1, o.shape[2])) for o in (residuals,codes))
+
+# %% ../../nbs/quantizers/27_residual.ipynb #99ca87fd
+@patch
+def _beam_search(self:Residual, x):
+    "Codes `(N,Q)`; in chunks, to bound the memory"
+    if torch.compiler.is_compiling(): chunks = [x]
+    else: chunks = x.split(max(1, 2**22//(self.beam**2*self.dim)))
+    found = []
+    for chunk in chunks:
+        residuals,codes = chunk[:,None],chunk.new_zeros(chunk.shape[0], 1, 0, dtype=torch.long)
+        for quantizer in self.quantizers: residuals,codes = _extend_beam(quantizer, residuals, codes, self.beam)
+        found.append(codes[:,0])
+    return torch.cat(found)
 
 # %% ../../nbs/quantizers/27_residual.ipynb #1d776eeb
 @QUANTIZERS.register('grouped')
@@ -158,22 +217,30 @@ class Grouped(Composite):
     "Parts of the vector, each quantized by itself"
     @checked
     def __init__(self,
-        dim:int=64, # `D` of the vectors, divisible by `groups`
-        codebook_size:int|list|None=None, # `K` of each group, or a list with one for each; the inner quantizer's by default
-        groups:int=2, # Parts
-        quantizer:str|dict='vq', # What quantizes each: a name, or a block with a name
-        shared:bool=False, # One codebook for all groups
+        dim:int=64, # `D`, dimension of the vectors, divisible by `groups`
+        codebook_size:int|list|None=None, # `K` of each group, or a list; the inner quantizer's by default
+        groups:PositiveInt=2, # Number of parts
+        quantizer:str|dict='vq', # Quantizer of each group: a name, or a block with a name
+        shared:bool=False, # One codebook for all groups?
     ):
-        check_range(1, dim, groups=groups)
         if dim % groups: raise QuantizerError(f"dim {dim} cannot be cut into {groups} groups")
         super().__init__(dim, dim//groups, codebook_size, groups, quantizer, shared)
-        self.is_straight_through = all(o.is_straight_through for o in self.levels)
-    def _each(self, x): return zip(self.levels, x.chunk(self.num, -1))
-    def quantize(self, x, batch_index):
-        q,codes,losses = zip(*[level.quantize(part, batch_index) for level,part in self._each(x)])
-        return torch.cat(q, -1), torch.cat(codes, -1), _mean_losses(losses)
-    def to_codes(self, x): return torch.cat([level.to_codes(part) for level,part in self._each(x)], -1)
-    def from_codes(self, codes): return torch.cat([level.from_codes(c) for level,c in self._each(codes)], -1)
-    def decode(self, codes):
-        if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks: return super().decode(codes) # says what is wrong
-        return torch.cat([level.decode(c) for level,c in self._each(codes)], -1)
+        self.is_straight_through = all(o.is_straight_through for o in self.inner)
+
+# %% ../../nbs/quantizers/27_residual.ipynb #c6be6694
+@patch
+def _split_dims(self:Grouped, x): return zip(self.quantizers, x.chunk(self.num, -1))
+
+@patch
+def quantize(self:Grouped, x, batch_index):
+    q,codes,losses = zip(*[o.quantize(part, batch_index) for o,part in self._split_dims(x)])
+    return torch.cat(q, -1), torch.cat(codes, -1), _mean_losses(losses)
+
+@patch
+def to_codes(self:Grouped, x): return torch.cat([o.to_codes(part) for o,part in self._split_dims(x)], -1)
+@patch
+def from_codes(self:Grouped, codes): return torch.cat([o.from_codes(c) for o,c in self._split_codes(codes)], -1)
+@patch
+def decode(self:Grouped, codes):
+    if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks: self._check_codes(codes) # raises
+    return torch.cat([o.decode(c) for o,c in self._split_codes(codes)], -1)

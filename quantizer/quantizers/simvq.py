@@ -1,4 +1,4 @@
-"""A frozen codebook seen through a learned matrix: every code moves when one does
+"""A codebook that moves as a whole: every code moves when one does
 
 Docs: https://quantizer-dev.github.io/quantizer/quantizers/simvq.html.md"""
 
@@ -8,16 +8,15 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/simvq.html.md"""
 __all__ = ['SimVQ']
 
 # %% ../../nbs/quantizers/25_simvq.ipynb #19c235b2
-import math
 from typing import Literal
 import torch
-from torch import Tensor, nn
+from fastcore.basics import patch
+from torch import nn
 from torch.nn import functional as F
-from ..core.errors import check_range
-from ..core.options import checked
+from ..core.distributed import global_mse
+from ..core.options import NonNegativeFloat, checked
 from .base import QUANTIZERS, Quantizer
 from .estimators import rotation, straight_through
-from ..core.distributed import global_mse
 from .search import nearest
 
 # %% ../../nbs/quantizers/25_simvq.ipynb #30543350
@@ -26,28 +25,38 @@ class SimVQ(Quantizer):
     "The nearest of frozen random vectors, seen through a learned linear map"
     @checked
     def __init__(self,
-        dim:int=64, # `D` of the vectors
+        dim:int=64, # `D`, dimension of the vectors
         codebook_size:int=1024, # `K`
-        commitment_weight:float=0.25, # How hard the encoder is pulled to its codes
-        codebook_weight:float=1.0, # How hard the codes are pulled to the encoder
-        estimator:Literal['straight_through','rotation']='straight_through', # Of the gradient
+        commitment_weight:NonNegativeFloat=0.25, # Weight of the commitment loss, which pulls the encoder to its codes
+        codebook_weight:NonNegativeFloat=1.0, # Weight of the codebook loss, which pulls the codes to the encoder
+        estimator:Literal['straight_through','rotation']='straight_through', # Gradient estimator
     ):
         super().__init__(dim, codebook_size)
-        check_range(0, math.inf, commitment_weight=commitment_weight, codebook_weight=codebook_weight)
-        self.loss_weights,self.estimator = dict(commitment=commitment_weight, codebook=codebook_weight),estimator
+        self.loss_weights = dict(commitment=commitment_weight, codebook=codebook_weight)
+        self.is_straight_through = estimator == 'straight_through'
         self.register_buffer('frozen', torch.randn(codebook_size, dim)*dim**-0.5)
         self.map = nn.Linear(dim, dim, bias=False)
-    @property
-    def codebook(self)->Tensor:
-        "The codes `(K,D)`"
-        return self.map(self.frozen)
+
     def to_codes(self, x): return nearest(x, self.codebook)[:,None]
     def from_codes(self, codes): return self.map(F.embedding(codes[:,0], self.frozen))
-    def topk_codes(self, x, n): return nearest(x, self.codebook, topk=min(n, self.codebook_size))
-    @property
-    def is_straight_through(self): return self.estimator == 'straight_through'
-    def quantize(self, x, batch_index):
-        codes = self.to_codes(x)
-        q = self.from_codes(codes)
-        losses = dict(commitment=global_mse(x, q.detach(), self.training), codebook=global_mse(q, x.detach(), self.training))
-        return (straight_through if self.is_straight_through else rotation)(x, q.detach()), codes, losses
+
+# %% ../../nbs/quantizers/25_simvq.ipynb #63336fe4
+@patch(as_prop=True)
+def codebook(self:SimVQ):
+    "The codes `(K,D)`"
+    return self.map(self.frozen)
+
+@patch
+def topk_codes(self:SimVQ, x, n):
+    "The `n` nearest codes of each vector, `(N,n)`"
+    return nearest(x, self.codebook, topk=min(n, self.codebook_size))
+
+# %% ../../nbs/quantizers/25_simvq.ipynb #9ceabcd7
+@patch
+def quantize(self:SimVQ, x, batch_index):
+    codes = self.to_codes(x)
+    q = self.from_codes(codes)
+    commitment = global_mse(x, q.detach(), self.training)
+    codebook = global_mse(q, x.detach(), self.training)
+    estimator = straight_through if self.is_straight_through else rotation
+    return estimator(x, q.detach()), codes, dict(commitment=commitment, codebook=codebook)

@@ -41,6 +41,7 @@ def batches_per_step(self:Learner)->int:
     "Batches whose gradients are summed for one optimizer step"
     return self.train_step.accumulate if hasattr(self, 'train_step') else 1
 
+# %% ../../nbs/train/50_callback.ipynb #mpaaddca
 @patch
 def check_steps(self:Learner):
     "Raise `FloatingPointError` if skipped steps must end the training run; waits for the device"
@@ -57,6 +58,7 @@ def log_event(self:Learner,
     if hasattr(self, 'run_log') and self.run_log.writes: self.run_log.event(kind, text, show)
     elif show and rank() == 0: warnings.warn(text)
 
+# %% ../../nbs/train/50_callback.ipynb #mp92b3f7
 @patch
 def validation_losses(self:Learner)->dict:
     "Mean losses of the last validation, name to value; empty without a `RunLog`"

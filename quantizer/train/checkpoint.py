@@ -80,20 +80,23 @@ class Checkpoint(Callback):
     ):
         store_attr()
         self.path = Path(path)
-    def before_fit(self):
-        self.run = in_fit(self.learn)
-        if not self.run: return
-        self.best = math.inf # best value of `monitor`, sign turned where higher is better
-        self.best_checked = False # was this epoch compared with `best`?
-        self.stop_signal = 0 # signal that ends the run, the same on all processes; 0 for none
-        self.save_due = False # save after this optimizer step; the same on all processes
-        self.save_requested = False # has the clock of this process requested the save?
-        self.last_save_time = time.monotonic()
-        self.last_save_ok = True # `False` if the disk refused it
-        self.restored = None # state from a checkpoint, until the first batch
-        self.is_complete = False # is the restored checkpoint the end of the run?
-        self.flags = AsyncFlags(2)
-        if self.resume: self.restore()
+
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20002
+@patch
+def before_fit(self:Checkpoint):
+    self.run = in_fit(self.learn)
+    if not self.run: return
+    self.best = math.inf # best value of `monitor`, sign turned where higher is better
+    self.best_checked = False # was this epoch compared with `best`?
+    self.stop_signal = 0 # signal that ends the run, the same on all processes; 0 for none
+    self.save_due = False # save after this optimizer step; the same on all processes
+    self.save_requested = False # has the clock of this process requested the save?
+    self.last_save_time = time.monotonic()
+    self.last_save_ok = True # `False` if the disk refused it
+    self.restored = None # state from a checkpoint, until the first batch
+    self.is_complete = False # is the restored checkpoint the end of the run?
+    self.flags = AsyncFlags(2)
+    if self.resume: self.restore()
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f10005
 @patch(as_prop=True)
@@ -102,6 +105,7 @@ def is_overdue(self:Checkpoint)->bool:
     if self.minutes is None or self.save_requested: return False
     return time.monotonic()-self.last_save_time > 60*self.minutes
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20001
 @patch
 def exchange_flags(self:Checkpoint):
     "Update `stop_signal` and `save_due` from the flags of all processes"
@@ -123,6 +127,7 @@ def after_batch(self:Checkpoint):
     elif self.stop_signal: self.save(self.epoch, len(self.dls.train))
     if self.stop_signal: raise Interrupted(self.stop_signal)
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20003
 @patch
 def after_fit(self:Checkpoint):
     self.flags.finish()
@@ -134,6 +139,7 @@ def stopped_early(self:Checkpoint)->bool:
     "Has `EarlyStop` ended the run?"
     return hasattr(self.learn, 'early_stop') and self.learn.early_stop.should_stop
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20004
 @patch
 def position(self:Checkpoint, epoch:int, done:int, finished:bool)->dict:
     "Position and length of the run, as `state.json` holds them"
@@ -147,7 +153,7 @@ def position(self:Checkpoint, epoch:int, done:int, finished:bool)->dict:
 @patch
 def callback_states(self:Checkpoint)->dict: # Name of the callback -> state
     "States of all callbacks; every process must call it"
-    states = {o.name:o.state_dict() for o in self.learn.cbs if hasattr(type(o), 'state_dict')}
+    states = {o.name:o.state_dict() for o in self.cbs if hasattr(type(o), 'state_dict')}
     smooth_loss = self.recorder.smooth_loss
     states['recorder'] = dict(smooth=torch.as_tensor(smooth_loss.val), count=smooth_loss.count)
     return states
@@ -158,17 +164,18 @@ def write(self:Checkpoint, name:str, *args, **state)->bool: # Is it on disk? `Fa
     "Write a checkpoint; log a warning if that is impossible"
     if rank(): return False
     path = self.path/name
-    try: save_checkpoint(path, get_model(self.learn.model), *args, **state)
+    try: save_checkpoint(path, get_model(self.model), *args, **state)
     except (OSError, SafetensorError) as e:
         reason = getattr(e, 'strerror', None) or str(e).rpartition('I/O error: ')[2].partition(' (os error')[0]
-        self.learn.log_event('warning', f"{path}: not saved ({reason.lower()}); training continues, earlier checkpoints stay")
+        self.log_event('warning',
+            f"{path}: not saved ({reason.lower()}); training continues, earlier checkpoints stay")
         return False
     return True
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20005
 @patch
 def remove_old(self:Checkpoint):
     "Remove all but the last `keep` checkpoints"
-    # newer ones are damaged, or the run would have continued from them; they do not count
     past = [o for o in step_checkpoints(self.path) if checkpoint_step(o) <= self.train_iter]
     for path in past[:-self.keep]: shutil.rmtree(path, ignore_errors=True)
 
@@ -180,7 +187,7 @@ def save(self:Checkpoint,
     finished:bool=False, # Is this the end of the run?
 ):
     "Save the whole state as `step-N`; every process must call it in the same step"
-    self.learn.check_steps()
+    self.check_steps()
     rng = all_rngs()
     self.last_save_ok = self.write(f'step-{self.train_iter:08d}', self.opt, self.callback_states(), rng,
         **self.position(epoch, done, finished), best=self.best, monitor=self.monitor, torch=torch.__version__)
@@ -199,6 +206,7 @@ def save_best(self:Checkpoint):
     logged = value if lower_is_better(self.monitor) else -value
     if self.write('best', epoch=self.epoch, step=self.train_iter, monitor=self.monitor, value=logged): self.best = value
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20006
 @patch
 def before_epoch(self:Checkpoint): self.best_checked = False
 
@@ -215,23 +223,24 @@ def choose_checkpoint(self:Checkpoint)->Path|None: # The same on all processes; 
     step = -1
     if rank() == 0:
         sweep_checkpoints(self.path)
-        path = latest_checkpoint(self.path, partial(self.learn.log_event, 'warning'), needs=('optimizer','n_epoch'))
+        path = latest_checkpoint(self.path, partial(self.log_event, 'warning'), needs=('optimizer','n_epoch'))
         if path: step = checkpoint_step(path)
     step = int(broadcast_numbers([step])[0])
     return None if step < 0 else self.path/f'step-{step:08d}'
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20007
 @patch
 def restore(self:Checkpoint):
     "Load the checkpoint to continue from, if there is one"
     path = self.choose_checkpoint()
     if path is None: return
-    self.restored = state = load_checkpoint(path, get_model(self.learn.model), self.opt)
+    self.restored = state = load_checkpoint(path, get_model(self.model), self.opt)
     self.learn.train_iter,self.learn.epoch = state['step'],state['epoch']
     if state['monitor'] == self.monitor: self.best = state['best']
     self.load_callback_states(state['callbacks'])
     if len(state['lr']) == len(self.opt.hypers): self.opt.set_hyper('lr', state['lr']) # until a schedule sets it
     self.set_start(state)
-    self.learn.log_event('resumed', self.resume_message(path.name, state))
+    self.log_event('resumed', self.resume_message(path.name, state))
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f10018
 @patch
@@ -239,7 +248,7 @@ def load_callback_states(self:Checkpoint,
     states:dict, # From `callback_states`
 ):
     "Restore all callbacks, and fastai's recorder"
-    for o in self.learn.cbs:
+    for o in self.cbs:
         if hasattr(type(o), 'load_state_dict') and o.name in states: o.load_state_dict(states[o.name])
     smooth_loss,saved = self.recorder.smooth_loss,states['recorder']
     smooth_loss.val,smooth_loss.count = saved['smooth'],saved['count']
@@ -248,11 +257,12 @@ def load_callback_states(self:Checkpoint,
 @patch
 def convert_position(self:Checkpoint, state:dict):
     "Adapt the position in `state` to the length of this run"
-    batches,group = len(self.dls.train),self.learn.batches_per_step
+    batches,group = len(self.dls.train),self.batches_per_step
     if state['batches'] != batches: state['done'] = state['done']*batches//state['batches']//group*group
     if (state['n_epoch'],state['batches']) != (self.n_epoch,batches):
         state['pct_train'] = (state['epoch']+state['done']/batches)/self.n_epoch
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20008
 @patch
 def is_end(self:Checkpoint, state:dict)->bool:
     "Is `state` the end of this run?"
@@ -260,6 +270,7 @@ def is_end(self:Checkpoint, state:dict)->bool:
     ended = state['finished'] and state['n_epoch'] == self.n_epoch
     return ended and (self.stopped_early or not state['early'])
 
+# %% ../../nbs/train/60_checkpoint.ipynb #60f20009
 @patch
 def set_start(self:Checkpoint, state:dict):
     "Tell the learner where to start"
@@ -273,8 +284,8 @@ def set_start(self:Checkpoint, state:dict):
 @patch
 def resume_message(self:Checkpoint, name:str, state:dict)->str:
     "One sentence about the checkpoint and what will differ"
-    if self.is_complete: text = f"{name} is the end of this run"
-    else: text = f"resumed from {name}, in epoch {state['epoch']} after {state['done']} of {len(self.dls.train)} batches"
+    place = f"in epoch {state['epoch']} after {state['done']} of {len(self.dls.train)} batches"
+    text = f"{name} is the end of this run" if self.is_complete else f"resumed from {name}, {place}"
     if state['world'] == world_size(): return text
     return (f"{text}; continuing with {world_size()} processes after {state['world']}: results may differ in rounding, "
         "and more if the global batch size changed")

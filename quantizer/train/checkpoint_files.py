@@ -24,6 +24,7 @@ from ..core.files import atomic_path, replaced
 # %% ../../nbs/train/58_checkpoint_files.ipynb #c5b9aa9d
 def _flatten(nested): return {f'{outer}.{inner}':v for outer,d in nested.items() for inner,v in d.items()}
 
+# %% ../../nbs/train/58_checkpoint_files.ipynb #58f20001
 def _unflatten(flat):
     nested = defaultdict(dict)
     for key,v in flat.items():
@@ -31,12 +32,14 @@ def _unflatten(flat):
         nested[outer][inner] = v
     return nested
 
+# %% ../../nbs/train/58_checkpoint_files.ipynb #58f20002
 def _tensors(values): return {k:v.detach().cpu().contiguous() for k,v in values.items() if isinstance(v, Tensor)}
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #58f10003
 def _file_sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../../nbs/train/58_checkpoint_files.ipynb #58f20003
 def _state_sha256(state): return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 def _write_state(folder, state):
@@ -81,6 +84,7 @@ def _read_state(path):
     if own_hash != _state_sha256(state): raise QuantizerError(f"{path/'state.json'}: damaged; use another checkpoint")
     return state
 
+# %% ../../nbs/train/58_checkpoint_files.ipynb #58f20004
 def verify_checkpoint(
     path:str|Path, # Folder that `save_checkpoint` wrote
 )->dict: # The content of `state.json`
@@ -110,7 +114,7 @@ def load_checkpoint(
     path:str|Path, # Folder that `save_checkpoint` wrote
     model:nn.Module, # Receives the weights
     opt=None, # Receives the moments, if given
-)->dict: # The other values of the state; `callbacks` and `rng` with their tensors
+)->dict: # The state; `callbacks` and `rng` with their tensors
     "Read a checkpoint into a model; raises `QuantizerError` naming what is wrong"
     path,state = Path(path),verify_checkpoint(path)
     def _load(name): return load_file(path/f'{name}.safetensors') if f'{name}.safetensors' in state['sha256'] else {}
@@ -119,7 +123,8 @@ def load_checkpoint(
         raise QuantizerError(f"{path}: of another model ({' '.join(str(e).split())[:200]})") from None
     if opt is not None: _load_moments(path, opt, _load('optimizer'))
     for name,tensors in _unflatten(_load('callbacks')).items(): state['callbacks'][name].update(tensors)
-    return {k:v for k,v in state.items() if k not in ('optimizer','sha256')} | dict(rng=_load('rng'))
+    state['rng'] = _load('rng')
+    return state
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #58f10011
 def sweep_checkpoints(
@@ -139,6 +144,7 @@ def checkpoint_step(
     "The optimizer step at which a checkpoint was saved"
     return int(path.name.removeprefix('step-'))
 
+# %% ../../nbs/train/58_checkpoint_files.ipynb #58f20005
 def step_checkpoints(
     folder:str|Path, # Folder of checkpoints
 )->list[Path]: # Oldest first

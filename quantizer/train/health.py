@@ -38,6 +38,7 @@ class CodebookHealth(Callback):
 # %% ../../nbs/train/55_health.ipynb #mo550002
 def _add(total, counts): return counts if total is None else total+counts
 
+# %% ../../nbs/train/55_health.ipynb #mp95cc8e
 @patch
 def after_batch(self:CodebookHealth):
     if self.learn.pred is None: return # the batch was skipped
@@ -45,6 +46,7 @@ def after_batch(self:CodebookHealth):
     if self.learn.training: self.window = _add(self.window, counts)
     else: self.counts = _add(self.counts, counts)
 
+# %% ../../nbs/train/55_health.ipynb #mpad4ff8
 @patch
 def after_validate(self:CodebookHealth):
     for metric in self.recorder._valid_mets: reduce_metric(metric)
@@ -61,6 +63,7 @@ def take(self:CodebookHealth)->dict: # As from `codebook_health`
     self.window = torch.zeros_like(counts)
     return codebook_health(all_reduce_sum(counts), self.token_rate, self.sizes)
 
+# %% ../../nbs/train/55_health.ipynb #mpec9b53
 @patch
 def state_dict(self:CodebookHealth):
     return {} if self.window is None else dict(window=all_reduce_sum(self.window))
@@ -83,13 +86,15 @@ def _sum_over_ranks(total, count):
     pair = torch.stack([torch.as_tensor(x).double().cpu() for x in (total, count)])
     return all_reduce_sum(pair.to('cuda' if torch.cuda.is_available() else 'cpu')).unbind()
 
+# %% ../../nbs/train/55_health.ipynb #mp13bfd4
 def reduce_metric(
-    metric:Metric, # Ours, with a method `reduce`, or one of fastai's averages; others stay those of this process
+    metric:Metric, # Ours, with a method `reduce`, or one of fastai's averages; others do not change
 ):
     "Make a metric that of the recordings of all processes"
     if world_size() == 1: return
     if hasattr(metric, 'reduce'): metric.reduce()
-    elif isinstance(metric, (AvgMetric,AvgLoss)): metric.total,metric.count = _sum_over_ranks(metric.total, metric.count)
+    elif isinstance(metric, (AvgMetric,AvgLoss)):
+        metric.total,metric.count = _sum_over_ranks(metric.total, metric.count)
 
 # %% ../../nbs/train/55_health.ipynb #mo550007
 class NREMetric(Metric):

@@ -22,6 +22,7 @@ from ..core.distributed import all_reduce_sum, rank
 from ..evaluate.health import verdict
 from ..evaluate.metrics import METRICS
 from .callback import Callback, in_fit
+from .loggers import LoggerGroup
 
 # %% ../../nbs/train/56_logging.ipynb #b089baad
 class CSVFile:
@@ -51,6 +52,7 @@ def write(self:CSVFile, **row):
         f.write(data)
     self.names,self.end = names,self.end+len(data)
 
+# %% ../../nbs/train/56_logging.ipynb #56f20002
 @patch
 def sync(self:CSVFile):
     "Force what was written onto the disk"
@@ -58,8 +60,6 @@ def sync(self:CSVFile):
     with open(self.path, 'rb') as f: os.fsync(f.fileno())
 
 # %% ../../nbs/train/56_logging.ipynb #56f10003
-TIMINGS = ('time_s','step_s','data_wait','frames_per_s','memory_mb')
-
 @dataclass
 class Window:
     "Training since some moment: steps, frames, and time spent waiting for data"
@@ -75,6 +75,9 @@ class Window:
             data_wait=round(self.waited_s/seconds, 5),
             frames_per_s=round(float(self.frames)/seconds))
 
+# %% ../../nbs/train/56_logging.ipynb #56f20004
+TIMINGS = ('time_s','step_s','data_wait','frames_per_s','memory_mb')
+
 def peak_mb()->float:
     "Peak memory so far in MB, of the GPU if there is one"
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**20
@@ -87,25 +90,28 @@ class RunLog(Callback):
     def __init__(self,
         path:str|Path, # Run folder
         every:int=10, # Steps between rows of `steps.csv`
-        loggers:Callable|None=None, # `(their state or None, step) -> list of loggers`; the first process calls it when the start of the run is known
+        loggers:Callable|None=None, # `(their state or None, step) -> list of loggers`, called when the step is known
     ):
         self.path,self.every,self.make_loggers = Path(path),every,loggers
-        self.notes = [] # `(kind, text)` of events to write when the run begins
+        self.notes = [] # events to write when the run begins: `(kind, text)`
         self.row = {} # the last row of `log.csv`
-        self.writes,self.loggers,self.sums = False,None,{}
+        self.writes,self.sums = False,{}
         self.window = self.epoch_window = Window()
-    def before_fit(self):
-        self.run = in_fit(self.learn)
-        if not self.run: return
-        self.writes = rank() == 0
-        self.files = {k:CSVFile(self.path/f'{k}.csv', None if k == 'events' else 0) for k in ('log','steps','events')}
-        self.failing = set() # files whose last row could not be written
-        self.sums = {} # of losses in this epoch: `train`, `valid`
-        self.elapsed,self.began = 0.,time.perf_counter() # seconds before this start, and its time
-        self.collapsed = 0 # successive rows with a collapsed codebook
-        self.loggers,self.pending = None,[] # `pending`: events before there are loggers
-        self.resumed = {} # state of the loggers, and step, of a run that continues
-        for kind,text in self.notes: self.event(kind, text, show=False)
+
+# %% ../../nbs/train/56_logging.ipynb #56f20006
+@patch
+def before_fit(self:RunLog):
+    self.run = in_fit(self.learn)
+    if not self.run: return
+    self.writes = rank() == 0
+    self.files = {k:CSVFile(self.path/f'{k}.csv', None if k == 'events' else 0) for k in ('log','steps','events')}
+    self.failing = set() # files whose last row could not be written
+    self.sums = {} # of losses in this epoch: `train`, `valid`
+    self.elapsed,self.began = 0.,time.perf_counter() # seconds before this start, and its time
+    self.collapsed = 0 # successive rows with a collapsed codebook
+    self.loggers = LoggerGroup()
+    self.resumed = {} # of a run that continues: state of the loggers, and step
+    for kind,text in self.notes: self.event(kind, text, show=False)
 
 # %% ../../nbs/train/56_logging.ipynb #56f10006
 @patch
@@ -122,6 +128,7 @@ def add_losses(self:RunLog,
     self.window.steps += 1
     self.window.frames = self.window.frames+pred.frames
 
+# %% ../../nbs/train/56_logging.ipynb #56f20007
 @patch
 def mean_losses(self:RunLog,
     part:str, # `'train'` or `'valid'`
@@ -133,11 +140,8 @@ def mean_losses(self:RunLog,
 
 # %% ../../nbs/train/56_logging.ipynb #56f10009
 @patch
-def before_epoch(self:RunLog): self.row = {}
-
-@patch
 def before_train(self:RunLog):
-    if self.loggers is None: self.open_loggers()
+    if not self.loggers.is_open: self.open_loggers()
     self.window,self.epoch_window = Window(),Window()
     self.batch_ended = time.perf_counter()
 
@@ -148,6 +152,7 @@ def before_batch(self:RunLog):
     self.window.waited_s += waited
     self.epoch_window.waited_s += waited
 
+# %% ../../nbs/train/56_logging.ipynb #56f20009
 @patch
 def after_batch(self:RunLog):
     if self.pred is not None: self.add_losses(self.pred)
@@ -170,6 +175,12 @@ def step_columns(self:RunLog,
         **self.window.speed(), memory_mb=round(peak_mb()), time_s=self.time_s())
 
 @patch
+def time_s(self:RunLog)->float:
+    "Seconds of training so far, over all resumes"
+    return round(self.elapsed+time.perf_counter()-self.began, 3)
+
+# %% ../../nbs/train/56_logging.ipynb #56f20011
+@patch
 def step_row(self:RunLog):
     "Write a row of `steps.csv`; every process must call it in the same step"
     health = self.codebook_health.take()
@@ -178,11 +189,6 @@ def step_row(self:RunLog):
         self.check_collapse(health, patience=3)
     self.check_steps()
     self.window = Window()
-
-@patch
-def time_s(self:RunLog)->float:
-    "Seconds of training so far, over all resumes"
-    return round(self.elapsed+time.perf_counter()-self.began, 3)
 
 # %% ../../nbs/train/56_logging.ipynb #56f10013
 @patch
@@ -196,6 +202,9 @@ def check_collapse(self:RunLog,
     if self.collapsed == patience: self.event('collapse', f'the codebook has {description}')
 
 # %% ../../nbs/train/56_logging.ipynb #56f10015
+@patch
+def before_epoch(self:RunLog): self.row = {}
+
 @patch
 def before_validate(self:RunLog):
     self.sums.pop('valid', None)
@@ -220,6 +229,7 @@ def health_columns(self:RunLog)->dict: # Column -> value
     if len(self.codebook_health.sizes) == 1: return columns
     return columns | {f'{k}_{i}':v for k,values in health['levels'].items() for i,v in enumerate(values, 1)}
 
+# %% ../../nbs/train/56_logging.ipynb #56f20012
 @patch
 def recorded_columns(self:RunLog)->dict: # Column -> value
     "What fastai's Recorder measured in this validation, besides losses; its time is a text"
@@ -235,11 +245,13 @@ def epoch_row(self:RunLog):
     self.row = row | self.recorded_columns() | self.health_columns()
     if not self.writes: return
     health = self.codebook_health
-    self.write('log', dict(self.row, time_s=self.time_s(), data_wait=self.train_speed['data_wait'], verdict=health.verdict))
+    data_wait = self.train_speed['data_wait']
+    self.write('log', dict(self.row, time_s=self.time_s(), data_wait=data_wait, verdict=health.verdict))
     if not health.health: return
     self.check_collapse(health.health)
     self.try_to_write('codes.json', self.write_codes)
 
+# %% ../../nbs/train/56_logging.ipynb #56f20013
 @patch
 def write_codes(self:RunLog):
     "Write how often each code was used"
@@ -263,6 +275,7 @@ def try_to_write(self:RunLog,
         if name not in self.failing: warnings.warn(f"{self.path/name}: not written ({reason}); training continues")
         self.failing.add(name)
 
+# %% ../../nbs/train/56_logging.ipynb #56f20015
 @patch
 def write(self:RunLog,
     table:str, # `'steps'` or `'log'`
@@ -270,7 +283,7 @@ def write(self:RunLog,
 ):
     "Append a row to a table, here and in the other loggers"
     self.try_to_write(f'{table}.csv', self.files[table].write, **row)
-    for o in self.loggers or []: o.write(table, row)
+    self.loggers.send('write', table, row)
 
 # %% ../../nbs/train/56_logging.ipynb #56f10019
 @patch
@@ -284,26 +297,22 @@ def event(self:RunLog,
     if show: print(f'step {self.train_iter}: {text}', file=sys.stderr, flush=True)
     now = datetime.now().isoformat(timespec='seconds')
     self.try_to_write('events.csv', self.files['events'].write, time=now, step=self.train_iter, kind=kind, text=text)
-    if self.loggers is None: self.pending.append((self.train_iter, kind, text))
-    for o in self.loggers or []: o.event(self.train_iter, kind, text)
+    self.loggers.event(self.train_iter, kind, text)
 
 # %% ../../nbs/train/56_logging.ipynb #56f10021
 @patch
 def open_loggers(self:RunLog):
     "Make the other loggers"
-    self.loggers = []
-    if not self.writes or not self.make_loggers: return
-    try: self.loggers = self.make_loggers(self.resumed.get('loggers'), self.resumed.get('step', 0))
-    except QuantizerError as e:
-        if not self.resumed: raise
-        self.event('warning', f'{e}; training continues without it')
-    for o in self.loggers:
-        for event in self.pending: o.event(*event)
+    loggers = []
+    if self.writes and self.make_loggers:
+        try: loggers = self.make_loggers(self.resumed.get('loggers'), self.resumed.get('step', 0))
+        except QuantizerError as e:
+            if not self.resumed: raise
+            self.event('warning', f'{e}; training continues without it')
+    self.loggers.open(loggers)
 
 @patch
-def close(self:RunLog):
-    "Close the other loggers; a closed one ignores what it is sent"
-    for o in self.loggers or []: o.close()
+def close(self:RunLog): self.loggers.close()
 
 @patch
 def after_fit(self:RunLog): self.close()
@@ -315,9 +324,10 @@ def state_dict(self:RunLog)->dict:
     for name,file in self.files.items(): self.try_to_write(f'{name}.csv', file.sync)
     state = dict(
         ends={k:self.files[k].end for k in ('log','steps')}, elapsed=self.time_s(), collapsed=self.collapsed,
-        loggers={o.name:o.state() for o in self.loggers or []})
+        loggers=self.loggers.states())
     return state | dict(sums=self.sums['train'], names=self.names) if 'train' in self.sums else state
 
+# %% ../../nbs/train/56_logging.ipynb #56f20016
 @patch
 def load_state_dict(self:RunLog, state:dict):
     for k,end in state['ends'].items(): self.files[k] = CSVFile(self.path/f'{k}.csv', end)

@@ -22,6 +22,7 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
         self.code = 128+signum # exit code of the process, as in a shell
 
+# %% ../../nbs/train/54_stopping.ipynb #54f20001
 class StopSignals:
     "Context manager that stores SIGTERM and SIGINT in `signum` instead of ending the process"
     def __init__(self):
@@ -82,6 +83,7 @@ def should_stop(self:EarlyStop)->bool:
     "Has the patience run out?"
     return self.bad_epochs >= self.patience
 
+# %% ../../nbs/train/54_stopping.ipynb #54f20003
 @patch
 def after_epoch(self:EarlyStop):
     value = to_minimise(self.learn, self.monitor)

@@ -25,6 +25,7 @@ from .teacher import WhisperTeacher
 class TextTargets(FeatureExtractor):
     "Tokens of a recording's text, each with the teacher's likeliest tokens at its place"
     name = 'text_targets'
+    needs_text = True
     window_s = 31 # longer recordings are not read
     frame_rate = 4. # about as many tokens as a second of English has: for planning shards
     def __init__(self,
@@ -55,6 +56,7 @@ def _check_duration(extractor, wav):
             "cut it with its text, or leave it out")
     if samples < extractor.win_length: raise QuantizerError(f"shorter than one frame ({samples} samples)")
 
+# %% ../../nbs/whisper/72_targets.ipynb #29eb4369
 @patch
 def text_of(self:TextTargets, corpus, i, states, language)->list[int]:
     "Tokens of the text of recording `i`, from the manifest or by Whisper"
