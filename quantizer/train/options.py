@@ -57,7 +57,7 @@ class TrainOptions:
     init_from:str|None=None # Run, checkpoint or tokenizer whose weights the run starts with
     init_part:Literal['all','codebook']='all' # Which of these weights to take
     profile:Annotated[NonNegativeInt, RESUME_SAFE]=0 # Steps to profile; 0 for none
-    phases:list|None=None # Phases with their own losses and codebook size: blocks of `phase_options`
+    phases:list|None=None # Phases with their own losses and codebook size: blocks of `PhaseOptions`
     wer:NonNegativeInt=0 # Validations between two transcripts by Whisper; 0 for none
 
 # %% ../../nbs/train/64_options.ipynb #2193761d
