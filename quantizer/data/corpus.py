@@ -292,15 +292,24 @@ def is_new(self:_AudioSearch, path):
 @patch
 def walk(self:_AudioSearch, start):
     "Collect the files of the real folders below `start`, and the links"
-    for folder,subfolders,names in os.walk(start, onerror=self.note):
-        if not self.is_new(folder):
-            subfolders.clear() # do not enter them
-            continue
-        paths = [os.path.join(folder, o) for o in names if has_audio_suffix(o)]
-        for path in (os.path.join(folder, o) for o in subfolders):
-            if os.path.islink(path): heapq.heappush(self.starts, path)
-        self.file_links += filter(os.path.islink, paths)
-        self.files += [o for o in paths if os.path.isfile(o) and not os.path.islink(o)]
+    folders = [start]
+    while folders:
+        folder = folders.pop()
+        if not self.is_new(folder): continue
+        try: entries = [*os.scandir(folder)]
+        except OSError as e: self.note(e)
+        else:
+            for entry in entries: self.add(entry, folders)
+
+# %% ../../nbs/data/09_corpus.ipynb #sc093ff1
+@patch
+def add(self:_AudioSearch, entry, folders):
+    "Put an entry of a folder on the list that it belongs to"
+    if entry.is_symlink():
+        if os.path.isdir(entry.path): heapq.heappush(self.starts, entry.path)
+        elif has_audio_suffix(entry.name): self.file_links.append(entry.path)
+    elif entry.is_dir(): folders.append(entry.path)
+    elif has_audio_suffix(entry.name) and entry.is_file(): self.files.append(entry.path)
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0022
 @patch

@@ -80,6 +80,7 @@ def states(self:TextObjective, model, out)->tuple:
     "States for Whisper's decoder, and their mask, from a `Reconstruction`"
     return whisper_states(model, out.z_q, out.token_mask, out.y, out.mask, self.silence_states)
 
+# %% ../../nbs/whisper/74_objective.ipynb #1e36bf08
 @patch
 @torch.no_grad()
 def transcribe(self:TextObjective,
@@ -162,6 +163,7 @@ def check_config(cls:TextObjective, cfg):
         raise QuantizerError(f"'data.batching' is '{batching}': text goes with whole recordings, "
             "so training through Whisper needs buckets")
 
+# %% ../../nbs/whisper/74_objective.ipynb #8f68aa5b
 @patch(cls_method=True)
 def logged_losses(cls:TextObjective, weights, options):
     has_kl = 'kl' in weights or options['topk']
@@ -175,6 +177,7 @@ def prepare(cls:TextObjective, options, features, store, folder, device, **extra
     made = build_store(store.corpus, targets, options['store'] or folder/'targets', **extract)
     return StoredTargets(made, store.index.id)
 
+# %% ../../nbs/whisper/74_objective.ipynb #8f68aa5c
 @patch(cls_method=True)
 def build(cls:TextObjective, weights, options, model, extractor, store):
     teacher = WhisperTeacher(extractor.model, extractor.layer, options['dtype'])

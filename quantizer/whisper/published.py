@@ -63,6 +63,7 @@ def _arguments(spec, given):
         raise QuantizerError(f"holds tensors and no config; give config=dict({example})")
     return _TODAY
 
+# %% ../../nbs/whisper/76_published.ipynb #c29dafaa
 def read_settings(
     spec:dict, # What a file holds: `state_dict`, and maybe `config` and `tunables`
     given:dict, # Arguments that the file does not hold, or holds wrongly
@@ -109,14 +110,13 @@ def tensor_table(
     exists = vars(settings) | dict(has_projection=d != D)
     table = []
     for line in _TENSORS.strip().splitlines():
-        theirs,letters,ours,*condition = line.split()
-        shape = tuple(sizes[o] if o in sizes else int(o) for o in letters.split(','))
-        if condition and not exists[condition[0]]: continue
-        rows = [(theirs, shape, ours)]
-        if theirs[-1] == '+':
-            rows = [(f'{theirs[:-1]}.weight', shape, f'{ours}.weight'), (f'{theirs[:-1]}.bias', shape[:1], f'{ours}.bias')]
-        for i in range(settings.depth if '*' in theirs else 1):
-            table += [(name.replace('*', str(i)), shape, our_name.replace('*', str(i))) for name,shape,our_name in rows]
+        for i in range(settings.depth if '*' in line else 1):
+            theirs,letters,ours,*condition = line.replace('*', str(i)).split()
+            if condition and not exists[condition[0]]: continue
+            shape = tuple(int(sizes.get(o, o)) for o in letters.split(','))
+            name = theirs.removesuffix('+')
+            if name == theirs: table.append((theirs, shape, ours))
+            else: table += [(f'{name}.weight', shape, f'{ours}.weight'), (f'{name}.bias', shape[:1], f'{ours}.bias')]
     return table
 
 # %% ../../nbs/whisper/76_published.ipynb #c29dafa8
@@ -136,6 +136,7 @@ def _read_error(e):
     return QuantizerError(f"refused, as reading it would run code ('{code[1][:100]}'); ask its publisher for safetensors, "
         "or in a sandbox save it as plain dicts, numbers and tensors")
 
+# %% ../../nbs/whisper/76_published.ipynb #e0882235
 def read_file(
     path:Path, # `.safetensors`, or a pickle of PyTorch
 )->dict: # `state_dict`, and maybe `config` and `tunables`
@@ -158,6 +159,7 @@ def _check_tensor(name, tensor, shape):
     if tensor.shape != shape:
         raise QuantizerError(f"'{name}' has shape {tuple(tensor.shape)}, expected {shape} by the config")
 
+# %% ../../nbs/whisper/76_published.ipynb #473540d5
 def check_tensors(
     tensors:dict, # From `read_tensors`
     table:list, # From `tensor_table`
@@ -256,6 +258,7 @@ def load_published(
     try: return _load(Path(path), config or {})
     except QuantizerError as e: raise QuantizerError(name_file(e, path)) from None
 
+# %% ../../nbs/whisper/76_published.ipynb #a5e792dd
 def published_config(
     source:str|Path|dict, # A file, or what `load_published` returns about it
     config:dict|None=None, # As for `load_published`

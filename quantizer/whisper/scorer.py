@@ -83,6 +83,7 @@ def states_from_codes(self:WhisperScorer,
     y = self.model.decoder(z_q, token_mask, mask)
     return whisper_states(self.model, z_q, token_mask, y, mask, self.silence_states)
 
+# %% ../../nbs/whisper/73_scorer.ipynb #e55142a8
 @patch
 @torch.no_grad()
 def states_from_audio(self:WhisperScorer,
@@ -92,15 +93,16 @@ def states_from_audio(self:WhisperScorer,
     x,mask = (o.to(self.tokenizer.device) for o in pad_batch(wavs))
     return self.encoder.encode(x, mask.sum(1)),None
 
-# %% ../../nbs/whisper/73_scorer.ipynb #4055bb32
+# %% ../../nbs/whisper/73_scorer.ipynb #4055bb31
 def _loss_sums(hidden, hidden_unquantized, targets, vocab_embedding):
-    "Sums of `ce`, `kl` and `correct`, with tokens and without, over the real tokens of one text"
+    "Sums of `ce`, `kl` and `correct`, with tokens and without, over the real tokens of one text; and their number"
     real = targets >= 0
     a,b,targets = hidden[real],hidden_unquantized[real],targets[real]
     with_tokens = text_losses(a, vocab_embedding, targets, b)
     without_tokens = text_losses(b, vocab_embedding, targets)
-    return [o.item() for losses in (with_tokens, without_tokens) for o in losses[1:]]
+    return [o.item() for o in (*with_tokens[1:], *without_tokens[1:], real.sum())]
 
+# %% ../../nbs/whisper/73_scorer.ipynb #4055bb32
 @patch
 @torch.no_grad()
 def score(self:WhisperScorer,
@@ -108,14 +110,13 @@ def score(self:WhisperScorer,
     audio_states:tuple, # From `states_from_audio`
     texts:list, # Text of each recording
     languages:list, # Code of each recording's language
-)->list[dict]: # For each recording `num_tokens`, and `sums` of `ce`, `kl`, `correct` with tokens and without
+)->list: # For each recording sums of `ce, kl, correct` with tokens and without, and the number of tokens of text
     "Likelihood of texts, and divergence from Whisper without tokens"
     tokens = self.teacher.transcripts(texts, languages).to(self.tokenizer.device)
-    targets = tokens[:,self.teacher.prompt_length:]
     hidden = self.teacher.text_hidden(*code_states, tokens)
     hidden_unquantized = self.unquantized.text_hidden(*audio_states, tokens)
-    return [dict(num_tokens=int((k >= 0).sum()), sums=_loss_sums(a, b, k, self.teacher.vocab_embedding))
-        for a,b,k in zip(hidden, hidden_unquantized, targets)]
+    targets = tokens[:,self.teacher.prompt_length:]
+    return [_loss_sums(*o, self.teacher.vocab_embedding) for o in zip(hidden, hidden_unquantized, targets)]
 
 # %% ../../nbs/whisper/73_scorer.ipynb #4055bb33
 @patch
@@ -144,18 +145,18 @@ def read_batch(self:WhisperScorer,
     encoded:list, # Recordings, from `encode_recording`
     texts:list, # Text of each recording
     languages:list, # Code of each recording's language, `''` where it is not known
-)->list[dict]: # For each recording `language, text, tokens, whisper`, and what `score` gives
+)->pd.DataFrame: # `language, text, tokens, whisper` of each recording, and `sums` from `score`
     "Transcribe and score a batch of recordings, with tokens and without"
-    wavs,codes,masks = zip(*encoded)
-    audio_states = self.states_from_audio(wavs)
-    languages = self.unquantized.fill_languages(languages, self.unquantized.cross_attention_cache(audio_states[0]))
+    wavs,codes,masks = (list(o) for o in zip(*encoded))
     codes = pad_sequence(codes, batch_first=True, padding_value=NO_CODE)
     code_states = self.states_from_codes(codes, pad_sequence(masks, batch_first=True))
-    tokens = self.teacher.transcribe(*code_states, languages)
-    whisper = self.unquantized.transcribe(*audio_states, languages)
-    scores = self.score(code_states, audio_states, texts, languages)
-    return [dict(language=code, text=text, tokens=a, whisper=b, **score)
-        for code,text,a,b,score in zip(languages, texts, tokens, whisper, scores)]
+    audio_states = self.states_from_audio(wavs)
+    languages = self.unquantized.fill_languages(languages, self.unquantized.cross_attention_cache(audio_states[0]))
+    return pd.DataFrame(dict(
+        language=languages, text=texts,
+        tokens=self.teacher.transcribe(*code_states, languages),
+        whisper=self.unquantized.transcribe(*audio_states, languages),
+        sums=self.score(code_states, audio_states, texts, languages)))
 
 # %% ../../nbs/whisper/73_scorer.ipynb #a67630f0
 @dataclass
@@ -179,7 +180,7 @@ def measure_text(
     order = np.argsort(seconds, kind='stable')
     short = order[seconds[order] <= 30]
     wavs = corpus.first_readable_waveforms(short[len(short)//4:], 16, tokenizer.sample_rate)
-    scorer,rows,problems = WhisperScorer(tokenizer, wavs),[],{}
+    scorer,tables,problems = WhisperScorer(tokenizer, wavs),[],{}
     for batch in chunked(order.tolist(), batch_size):
         encoded = {}
         for i in batch:
@@ -187,36 +188,40 @@ def measure_text(
             except QuantizerError as e: problems[corpus.id(i)] = name_file(e, corpus.file(i))
         if not encoded: continue
         about = corpus.df.loc[list(encoded)]
-        read = scorer.read_batch([*encoded.values()], about.text.str.strip().tolist(), about.language.tolist())
-        rows += [dict(index=i, **row) for i,row in zip(encoded, read)]
-    if not rows:
+        table = scorer.read_batch(encoded.values(), about.text.str.strip().tolist(), about.language.tolist())
+        tables.append(table.set_index(about.index))
+    if not tables:
         first = next(iter(problems.values()))
         raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be read; the first: {first}")
-    return _summarise(pd.DataFrame(rows).sort_values('index'), corpus, problems)
+    return _summarise(pd.concat(tables).sort_index(), corpus, problems)
 
 # %% ../../nbs/whisper/73_scorer.ipynb #a67630f3
 def _summarise(read, corpus, problems):
     "`TextMeasures` from a row for each recording"
-    texts = read[['language','text','tokens','whisper']].reset_index(drop=True)
-    texts.insert(0, 'id', [corpus.id(i) for i in read['index']])
-    said,tokens,whisper,languages = (texts[k].tolist() for k in ('text','tokens','whisper','language'))
+    said,tokens,whisper,languages = (read[k].tolist() for k in ('text','tokens','whisper','language'))
     errors,whisper_errors = word_errors(said, tokens, languages),word_errors(said, whisper, languages)
     to_whisper = error_rates(word_errors(whisper, tokens, languages))['wer']
-    means = (np.array(read.sums.tolist()).sum(0)/read.num_tokens.sum()).tolist()
-    rates = error_rates(errors) | dict(zip(('ce','kl','accuracy'), means)) | dict(to_whisper=to_whisper)
-    whisper_rates = error_rates(whisper_errors) | dict(zip(('ce','kl','accuracy'), means[3:])) | dict(to_whisper=0.)
+    *sums,n = np.array(read.sums.tolist()).sum(0).tolist()
+    ce,kl,accuracy,whisper_ce,_,whisper_accuracy = (o/n for o in sums)
     by_language = rates_by_language(errors).join(rates_by_language(whisper_errors)[['wer']].add_suffix('_whisper'))
-    return TextMeasures(rates, whisper_rates, compare_rates(errors, whisper_errors), by_language, texts, problems)
+    texts = read.drop(columns='sums').reset_index(drop=True)
+    texts.insert(0, 'id', [corpus.id(i) for i in read.index])
+    return TextMeasures(
+        error_rates(errors) | dict(kl=kl, ce=ce, accuracy=accuracy, to_whisper=to_whisper),
+        error_rates(whisper_errors) | dict(kl=0., ce=whisper_ce, accuracy=whisper_accuracy, to_whisper=0.),
+        compare_rates(errors, whisper_errors), by_language, texts, problems)
 
 # %% ../../nbs/whisper/73_scorer.ipynb #a67630f5
 def nan_to_none(values:dict)->dict:
     "`values` with `None` for NaN"
     return {k:None if v != v else v for k,v in values.items()}
 
+# %% ../../nbs/whisper/73_scorer.ipynb #a67630f6
 def table_values(rates:dict)->dict:
     "The `TEXT_METRICS` of `rates`"
     return nan_to_none({k:rates[k] for k in TEXT_METRICS})
 
+# %% ../../nbs/whisper/73_scorer.ipynb #a67630f7
 @patch
 def to_dict(self:TextMeasures)->dict:
     "`TEXT_METRICS` with tokens, and under other keys all else, as plain values"

@@ -56,6 +56,7 @@ def _check_duration(extractor, wav):
             "cut it with its text, or leave it out")
     if samples < extractor.win_length: raise QuantizerError(f"shorter than one frame ({samples} samples)")
 
+# %% ../../nbs/whisper/72_targets.ipynb #29eb4369
 @patch
 def text_of(self:TextTargets, corpus, i, states, language)->list[int]:
     "Tokens of the text of recording `i`, from the manifest or by Whisper"

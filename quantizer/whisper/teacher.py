@@ -59,15 +59,15 @@ _SPECIAL_TOKENS = dict(eot='endoftext', sot='startoftranscript', transcribe_id='
 @patch
 def _load_text_tokenizer(self:WhisperTeacher):
     import tokenizers # comes with transformers
-    folder = Path(self.model)
     source,load = self.model,tokenizers.Tokenizer.from_pretrained
-    if folder.is_dir(): source,load = str(folder/'tokenizer.json'),tokenizers.Tokenizer.from_file
+    if Path(source).is_dir(): source,load = f'{source}/tokenizer.json',tokenizers.Tokenizer.from_file
     try: self.tokenizer = load(source)
     except Exception as e: # of many kinds
         raise QuantizerError(f"{source}: cannot read the tokenizer ({' '.join(str(e).split())[:150]})") from None
     for name,token in _SPECIAL_TOKENS.items():
-        setattr(self, name, self.tokenizer.token_to_id(f'<|{token}|>'))
-        if getattr(self, name) is None:
+        number = self.tokenizer.token_to_id(f'<|{token}|>')
+        setattr(self, name, number)
+        if number is None:
             raise QuantizerError(f"{source}: not Whisper's tokenizer: it has no token '<|{token}|>'")
     self.multilingual = self.eot != 50256 # the English models have one token less
     self.prompt_length = 4 if self.multilingual else 2
@@ -90,11 +90,11 @@ def prompt(self:WhisperTeacher,
             f"{len(self.languages)} languages by their codes, as 'en' or 'de'")
     return [self.sot, self.languages[code], self.transcribe_id, self.no_timestamps_id]
 
+# %% ../../nbs/whisper/71_teacher.ipynb #a631d91b
 @patch
 def language_of(self:WhisperTeacher, tokens)->str:
-    "The language that a prompt at the start of `tokens` names"
-    codes = {i:code for code,i in self.languages.items()} if self.multilingual else {}
-    return codes.get(tokens[1], 'en')
+    "The language that the prompt at the start of `tokens` names"
+    return self.tokenizer.id_to_token(tokens[1])[2:-2] if self.multilingual else 'en'
 
 # %% ../../nbs/whisper/71_teacher.ipynb #a631d917
 @patch
@@ -102,11 +102,13 @@ def text_tokens(self:WhisperTeacher, text:str)->list[int]:
     "Tokens of a text, without prompt and end"
     return self.tokenizer.encode(' '+text.strip(), add_special_tokens=False).ids
 
+# %% ../../nbs/whisper/71_teacher.ipynb #a631d91c
 @patch
 def to_text(self:WhisperTeacher, tokens)->str:
     "The text of tokens; special tokens are left out"
     return self.tokenizer.decode([o for o in tokens if 0 <= o < self.eot]).strip()
 
+# %% ../../nbs/whisper/71_teacher.ipynb #a631d91e
 @patch
 def transcripts(self:WhisperTeacher,
     texts:list[str],
@@ -171,11 +173,10 @@ class CrossAttentionCache(NamedTuple):
     keys_values:list # `(k, v)` for each layer, `(B,heads,S,D/heads)` each
     bias:Tensor|None # `(B,1,1,S)` added to the scores
 
+# %% ../../nbs/whisper/71_teacher.ipynb #863ae0d2
 def _split_heads(x, heads): return x.unflatten(-1, (heads,-1)).transpose(1, 2)
 
-def _mask_to_bias(mask, dtype):
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-    return bias.masked_fill_(~mask, -1e9)[:,None,None]
+def _queries(attention, x): return _split_heads(attention.q_proj(x), attention.num_heads)
 
 def _keys_values(attention, x):
     return tuple(_split_heads(f(x), attention.num_heads) for f in (attention.k_proj, attention.v_proj))
@@ -190,17 +191,19 @@ def cross_attention_cache(self:WhisperTeacher,
     with torch.autocast(states.device.type, enabled=False):
         x = states.to(self.dtype)
         keys_values = [_keys_values(layer.encoder_attn, x) for layer in self.decoder.layers]
-    return CrossAttentionCache(keys_values, None if mask is None else _mask_to_bias(mask, self.dtype))
+    if mask is None: return CrossAttentionCache(keys_values, None)
+    bias = x.new_zeros(mask.shape).masked_fill_(~mask, -1e9)
+    return CrossAttentionCache(keys_values, bias[:,None,None])
 
 # %% ../../nbs/whisper/71_teacher.ipynb #c1d3bec8
-def _attend(q, k, v, bias=None):
-    "`(B,L,D)`: attention of heads `(B,heads,L,d)`, with `bias` added to the scores"
+def _attend(attention, q, k, v, bias):
+    "`(B,L,D)`: attention of queries `(B,heads,L,d)` to keys and values, with `bias` added to the scores"
     if q.device.type == 'cpu':
         scores = (q*q.shape[-1]**-0.5) @ k.mT
         if bias is not None: scores = scores+bias
         heads = scores.float().softmax(-1).type_as(v) @ v
     else: heads = F.scaled_dot_product_attention(q, k, v, bias)
-    return heads.transpose(1, 2).flatten(2)
+    return attention.out_proj(heads.transpose(1, 2).flatten(2))
 
 # %% ../../nbs/whisper/71_teacher.ipynb #c1d3bec9
 def decoder_layer(
@@ -212,21 +215,16 @@ def decoder_layer(
     past:tuple|None=None, # Keys and values of earlier tokens of text
 )->tuple[Tensor,tuple]: # `(B,L,D)`, and keys and values of all tokens of text
     "One layer of Whisper's decoder, with a mask"
-    attn,h = layer.self_attn,layer.self_attn_layer_norm(x)
-    q,keys_values = _split_heads(attn.q_proj(h), attn.num_heads),_keys_values(attn, h)
+    h = layer.self_attn_layer_norm(x)
+    q,keys_values = _queries(layer.self_attn, h),_keys_values(layer.self_attn, h)
     if past: keys_values = tuple(torch.cat(o, 2) for o in zip(past, keys_values))
-    x = x + attn.out_proj(_attend(q, *keys_values, causal_bias))
-    attn,h = layer.encoder_attn,layer.encoder_attn_layer_norm(x)
-    q = _split_heads(attn.q_proj(h), attn.num_heads)
-    x = x + attn.out_proj(_attend(q, *cross_keys_values, cross_bias))
+    x = x + _attend(layer.self_attn, q, *keys_values, causal_bias)
+    q = _queries(layer.encoder_attn, layer.encoder_attn_layer_norm(x))
+    x = x + _attend(layer.encoder_attn, q, *cross_keys_values, cross_bias)
     x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
     return x,keys_values
 
 # %% ../../nbs/whisper/71_teacher.ipynb #c1d3becb
-def _causal_bias(length, like):
-    "`(L,L)`: -1e9 above the diagonal; `None` for a single token"
-    return None if length == 1 else like.new_full((length,length), -1e9).triu(1)
-
 @patch
 def decoder_hidden(self:WhisperTeacher,
     tokens:Tensor, # `(B,L)` of text
@@ -234,12 +232,11 @@ def decoder_hidden(self:WhisperTeacher,
     past:dict|None=None, # Layer -> keys and values of the text so far; extended in place
 )->Tensor: # `(B,L,D)`
     "Hidden states of the decoder: the score of the next token is their product with `vocab_embedding`"
+    L,past = tokens.shape[1],{} if past is None else past
     start = past[0][0].shape[2] if past else 0
-    stop = start+tokens.shape[1]
-    past = {} if past is None else past
-    causal_bias = _causal_bias(tokens.shape[1], self.vocab_embedding)
+    causal_bias = None if L == 1 else self.vocab_embedding.new_full((L,L), -1e9).triu(1)
     with torch.autocast(tokens.device.type, enabled=False):
-        x = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[start:stop]
+        x = self.decoder.embed_tokens(tokens) + self.decoder.embed_positions.weight[start:start+L]
         for i,layer in enumerate(self.decoder.layers):
             x,past[i] = decoder_layer(layer, x, cache.keys_values[i], cache.bias, causal_bias, past.get(i))
         return self.decoder.layer_norm(x)
@@ -257,17 +254,6 @@ def text_hidden(self:WhisperTeacher,
 
 # %% ../../nbs/whisper/71_teacher.ipynb #04fa0fb9
 @patch
-def guess_languages(self:WhisperTeacher,
-    cache:CrossAttentionCache, # Of the states
-    n:int, # Number of items in it
-)->list[str]: # Code of each item
-    "The likeliest language of each item"
-    codes,ids = zip(*self.languages.items())
-    start = torch.full((n,1), self.sot, device=self.vocab_embedding.device)
-    scores = self.decoder_hidden(start, cache)[:,-1] @ self.vocab_embedding[list(ids)].T
-    return [codes[i] for i in scores.argmax(1).tolist()]
-
-@patch
 def fill_languages(self:WhisperTeacher,
     languages:list[str], # Code of each item, `''` where it is not known
     cache:CrossAttentionCache, # Of the states
@@ -275,8 +261,10 @@ def fill_languages(self:WhisperTeacher,
     "Guess the languages that are not known"
     if '' not in languages: return languages
     if not self.multilingual: return [code or 'en' for code in languages]
-    guesses = self.guess_languages(cache, len(languages))
-    return [code or guess for code,guess in zip(languages, guesses)]
+    start = torch.full((len(languages),1), self.sot, device=self.vocab_embedding.device)
+    codes,ids = zip(*self.languages.items())
+    scores = self.decoder_hidden(start, cache)[:,-1] @ self.vocab_embedding[list(ids)].T
+    return [code or codes[guess] for code,guess in zip(languages, scores.argmax(1).tolist())]
 
 # %% ../../nbs/whisper/71_teacher.ipynb #04fa0fba
 @patch
@@ -292,7 +280,7 @@ def generate(self:WhisperTeacher,
     if isinstance(languages, str): languages = [languages]*len(states)
     prompts = [self.prompt(code) for code in self.fill_languages(languages, cache)]
     tokens = torch.tensor(prompts, device=states.device)
-    finished = torch.zeros(len(tokens), dtype=torch.bool, device=states.device)
+    finished = tokens.new_zeros(len(tokens), dtype=torch.bool)
     not_first = [self.eot, *self.tokenizer.encode(' ', add_special_tokens=False).ids]
     length = min(max_tokens or self.max_tokens//2, self.max_tokens)-self.prompt_length
     past,generated = {},[]
@@ -326,11 +314,11 @@ def silence_states(self:WhisperTeacher,
     window = encoder.window_s*encoder.sample_rate
     silences = []
     for wav in wavs:
-        wav = wav[:window-(frames+1)*encoder.hop_length]
-        speech_frames = int(encoder.num_frames(len(wav)))
-        padded = F.pad(wav.to(encoder.device), (0,window-len(wav)))[None]
-        states = encoder.encode(padded, torch.tensor([window], device=padded.device))[0]
-        silences.append(states[speech_frames:speech_frames+frames].float())
+        wav = wav[:window-(frames+1)*encoder.hop_length].to(encoder.device)
+        padded = F.pad(wav, (0,window-len(wav)))[None]
+        end = int(encoder.num_frames(len(wav)))
+        states = encoder.encode(padded, torch.tensor([window], device=wav.device))[0]
+        silences.append(states[end:end+frames].float())
     if not silences:
         raise QuantizerError("no recording can be read: Whisper's decoder needs the silence behind some, "
             "to know when speech is over")

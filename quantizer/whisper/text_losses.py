@@ -21,6 +21,7 @@ class TopK:
     ids:Tensor # `(N,k)` tokens
     logp:Tensor # `(N,k)` their log-probabilities, of scores divided by the temperature
 
+# %% ../../nbs/whisper/70_text_losses.ipynb #b010e888
 def top_k(
     hidden:Tensor, # `(N,D)` hidden states of the teacher
     vocab_embedding:Tensor, # `(V,D)`
@@ -57,6 +58,7 @@ def _full_kl(scores, teacher_scores):
     p = logp.exp()
     return (p*(logp-logq)).sum(), logq.exp_()-p
 
+# %% ../../nbs/whisper/70_text_losses.ipynb #2a23715b
 def _kl(scores, teacher, vocab_embedding, block, temperature):
     "Sum of the KL of a block of tokens, and its gradient for the scores"
     if temperature != 1: scores = scores/temperature
@@ -107,6 +109,7 @@ class TextLosses(NamedTuple):
     kl:Tensor # Divergence from the teacher; 0 without a teacher
     correct:Tensor # Number of tokens that have the highest score
 
+# %% ../../nbs/whisper/70_text_losses.ipynb #a58704ca
 def text_losses(
     hidden:Tensor, # `(N,D)` hidden states of the decoder, where a real token of text follows
     vocab_embedding:Tensor, # `(V,D)`, frozen

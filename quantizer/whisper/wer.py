@@ -49,6 +49,7 @@ def measure(self:WERCallback):
     wrong,words = all_reduce_sum(errors).tolist()
     self.wer = wrong/words if words else math.nan
 
+# %% ../../nbs/whisper/75_wer.ipynb #307d32b7
 @patch
 def read_batch(self:WERCallback, feats, mask, tokens, *_)->list:
     "Text, transcript and language of each recording that could be read"
