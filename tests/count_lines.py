@@ -5,7 +5,7 @@ Installed packages are counted where this runs, without extras. FOLDER holds the
 `pip install --dry-run --ignore-installed --report FILE whisperspeech[dev]==0.8.9 torch==2.13.0` writes, with the same build of torch as ours.
 
 The second table, without `--peer`, is about reading: tokens a line, long lines, and the sizes of the notebooks' export cells."""
-import argparse, ast, io, json, statistics, sys, tokenize
+import argparse, ast, io, json, re, statistics, sys, tokenize
 from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, PathDistribution, distribution
 from pathlib import Path
@@ -75,9 +75,9 @@ def export_cells():
                 yield [o for o in lines if o.strip() and not o.startswith('#|')]
 
 def code_lines(path):
-    "Lines of a file that hold code, without what the exporter writes above each cell"
-    lines = path.read_text(encoding='utf-8').split('\n')
-    return [o for o in lines if o.strip() and not o.startswith('# ')]
+    "Lines of a file that hold code, without the comments and `__all__` that the exporter writes"
+    text = re.sub(r'^__all__ = \[.*?\]', '', path.read_text(encoding='utf-8'), count=1, flags=re.M|re.S)
+    return [o for o in text.split('\n') if o.strip() and not o.startswith('# %%')]
 
 def reading_table(files):
     "How the code reads, beside what we aim at"

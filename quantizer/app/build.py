@@ -94,7 +94,8 @@ def store_from_config(
     store = FeatureStore(path, extractor.identity, corpus)
     dtype = cfg['data']['dtype']
     if str(store.dtype) != dtype:
-        raise QuantizerError(f"{path}: holds {store.dtype}, and 'data.dtype' is {dtype}; name another store, or remove this one")
+        raise QuantizerError(f"{path}: holds {store.dtype}, and 'data.dtype' is {dtype}; "
+            "name another store, or remove this one")
     damaged = store.verify() if was_finished and cfg['data']['verify'] else []
     if damaged:
         raise QuantizerError(f"{path}: {len(damaged)} of its recordings are damaged (the first: {damaged[0]}); "
@@ -255,4 +256,5 @@ def learner_from_config(
     cbs = _step_callbacks(train) + _change_callbacks(train)
     if out is not None: cbs += _folder_callbacks(cfg, out, resume, stop)
     cbs += _end_callbacks(train)
-    return quantizer_learner(_loaders(cfg, store, model, targets), model, store.frame_rate, train['lr'], train['wd'], cbs)
+    dls = _loaders(cfg, store, model, targets)
+    return quantizer_learner(dls, model, store.frame_rate, train['lr'], train['wd'], cbs)

@@ -47,7 +47,8 @@ def _describe_tokenizer(path):
     from quantizer.tokens.tokenizer import Tokenizer
     t = Tokenizer.load(path)
     parameters = sum(o.numel() for o in t.model.parameters())
-    return dict(kind='tokenizer', features=t.config['features']['name'], quantizer=t.config['model']['quantizer']['name'],
+    quantizer = t.config['model']['quantizer']['name']
+    return dict(kind='tokenizer', features=t.config['features']['name'], quantizer=quantizer,
         codebook_size=t.codebook_size, num_codebooks=t.num_codebooks, token_rate=t.token_rate,
         sample_rate=t.sample_rate, parameters=parameters, fingerprint=t.fingerprint)
 
@@ -119,7 +120,8 @@ def _train(a):
         a.changes = [a.config, *a.changes]
         a.config = None
     if a.config is None and not a.resume:
-        raise QuantizerError("a config is missing: a YAML file, or one of the packaged ones (try: quantizer train --help)")
+        raise QuantizerError("a config is missing: a YAML file, or one of the packaged ones "
+            "(try: quantizer train --help)")
     measures = train_run(a.config, a.out, a.changes, resume=a.resume, override=a.override)
     if measures is None: return # not the first process
     print_measures(measures)
@@ -200,7 +202,8 @@ def _add_text(m, shown, tok, corpus):
     return t.languages[['recordings','words','wer','wer_low','wer_high','cer','hallucinations','wer_whisper']]
 
 # %% ../../nbs/app/85_cli.ipynb #f0843ea4
-@command('evaluate', 'measure a tokenizer on a corpus', 'runs/first sample --split valid --out measures.json', TOKENIZER,
+@command('evaluate', 'measure a tokenizer on a corpus',
+    'runs/first sample --split valid --out measures.json', TOKENIZER,
     argument('corpus', help="a folder, a manifest, tar shards, a dataset, or 'sample'"), PLUGIN,
     argument('--wer', action='store_true', help="word and character error rates of what Whisper reads from the tokens, "
         "beside Whisper without tokens, by language; for tokens of 'whisper' features"),
@@ -241,7 +244,8 @@ def _info(a):
         if n: lengths[k] = f"{n:<8} {'█'*math.ceil(40*n/longest_bar)}"
     print(yaml.safe_dump(res, sort_keys=False, allow_unicode=True, width=1000), end='')
     damaged = res.get('damaged')
-    if damaged: raise QuantizerError(f"{a.path}: {len(damaged)} of its recordings are damaged (the first: {damaged[0]})")
+    if damaged:
+        raise QuantizerError(f"{a.path}: {len(damaged)} of its recordings are damaged (the first: {damaged[0]})")
 
 # %% ../../nbs/app/85_cli.ipynb #84892183
 @command('watch', 'show a run on a live page, during training or after it', 'runs/first --open',
@@ -276,7 +280,8 @@ def _check_command(argv):
     "Refuse an unknown command by name"
     name = next((o for o in argv if not o.startswith('-')), None)
     if name is None or name in COMMANDS: return
-    raise QuantizerError(f"no command is called '{name}'{nearest_name(name, COMMANDS)}; there are: {', '.join(COMMANDS)}")
+    raise QuantizerError(f"no command is called '{name}'{nearest_name(name, COMMANDS)}; "
+        f"there are: {', '.join(COMMANDS)}")
 
 def parse_args(argv):
     "The arguments of a command; changes of a config may stand behind options: `--out X key=value`"

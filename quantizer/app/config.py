@@ -97,7 +97,8 @@ def change_config(
     key,equals,text = change.partition('=')
     if not equals or not key: raise QuantizerError(f"'{change}': a change looks like key.sub=value")
     try: value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError): raise QuantizerError(f"'{change[:80]}': its right side is not valid YAML") from None
+    except (yaml.YAMLError, ValueError):
+        raise QuantizerError(f"'{change[:80]}': its right side is not valid YAML") from None
     *path,last = key.split('.')
     block = cfg
     for k in path:

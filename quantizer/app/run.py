@@ -78,7 +78,8 @@ def open_run(
 )->Run:
     "Check config and folder; nothing is written yet"
     resuming = bool(broadcast_numbers([holds_run(out, resume)])[0]) # all processes look before the first one writes
-    if source is None and not resuming: raise QuantizerError(f"{out}: holds no run to resume; give a config to start one")
+    if source is None and not resuming:
+        raise QuantizerError(f"{out}: holds no run to resume; give a config to start one")
     stored = out/'config.yaml'
     cfg = _make_paths_absolute(load_config(stored if source is None else source, changes))
     changed = config_changes(yaml.safe_load(stored.read_text()), cfg, override) if resuming else []
@@ -146,8 +147,9 @@ def print_row(
     v = dict(zip(names, row)) | (losses or {})
     labels = dict(kl='KL', accuracy='accuracy', wer='WER')
     text = ''.join(f'   {label} {v[k]:.3f}' for k,label in labels.items() if not math.isnan(v.get(k, math.nan)))
-    print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}   error {v['nre']:.4f}{text}   "
-        f"in use {100*v['usage']:3.0f} %   perplexity {v['perplexity']:.0f}   {v['time']}", flush=True)
+    print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}   "
+        f"error {v['nre']:.4f}{text}   in use {100*v['usage']:3.0f} %   "
+        f"perplexity {v['perplexity']:.0f}   {v['time']}", flush=True)
 
 @patch
 def fit(self:Run):
@@ -177,7 +179,8 @@ def interrupted(self:Run,
 def diverged(self:Run, error:FloatingPointError)->QuantizerError:
     "Log that the loss or a gradient is not finite; the error to raise"
     self.learn.run_log.event('stopped', f'not finite: {error}', show=False)
-    return QuantizerError(f"training diverged in epoch {self.learn.epoch}, after step {self.learn.train_iter} ({error}): "
+    where = f'in epoch {self.learn.epoch}, after step {self.learn.train_iter}'
+    return QuantizerError(f"training diverged {where} ({error}): "
         "try a lower train.lr, or train.nonfinite=skip if it is one bad batch; "
         f"the checkpoints before it are in {self.out/'checkpoints'}")
 
@@ -210,7 +213,8 @@ def finish_tokenizer(self:Run)->tuple[Tokenizer,dict]:
     state = dict(epoch=learn.epoch, step=learn.train_iter) # if the disk was full, there is no checkpoint
     if best.exists(): state = load_checkpoint(best, model)
     model = model.cpu()
-    if cfg['train']['phases']: cfg['model']['quantizer']['codebook_size'] = model.quantizer.codebook_size # it may have grown
+    if cfg['train']['phases']: # the codebook may have grown
+        cfg['model']['quantizer']['codebook_size'] = model.quantizer.codebook_size
     block = {k:cfg['model'][k] for k in ('encoder','quantizer','decoder','losses')}
     tokenizer = Tokenizer(dict(cfg, model=block), model)
     with replaced(self.out/'tokenizer') as new: tokenizer.save(new)
@@ -271,19 +275,20 @@ def report_run(
     with atomic_path(out/'measures.json') as tmp: tmp.write_text(json.dumps(measures, indent=1))
     title = f"{tokenizer.extractor.name} + {tokenizer.model.quantizer.name}: {out.name}"
     log,steps = pd.read_csv(out/'log.csv'),pd.read_csv(out/'steps.csv')
-    write_report(out/'report.html', title, cfg, log, steps, measures, tokenizer, valid, problems=store.problems, texts=texts)
+    write_report(out/'report.html', title, cfg, log, steps, measures, tokenizer, valid,
+        problems=store.problems, texts=texts)
     return measures
 
 # %% ../../nbs/app/83_run.ipynb #da5912aa
 def train_run(
-    source:str|Path|None, # A YAML file, or the name of a packaged config; `None` for the config of the run, with `resume`
+    source:str|Path|None, # YAML file, or name of a packaged config; with `resume`, `None` is the config of the run
     out:str|Path, # New folder for the run
     changes:list|tuple=(), # Changes of the config: `"key.sub=value"`
     progress:bool|None=None, # Show progress bars; by default on a terminal only
     resume:bool=False, # Continue the run in `out`, or start it if there is none
     override:bool=False, # When resuming, also accept changes of the numbers
 )->dict|None: # Column of the report -> measures: `this run` and `k-means`; `None` in all processes but the first
-    "Train a tokenizer: features, training, measures, report; raises `QuantizerError` before any work if a setting is wrong"
+    "Train a tokenizer, measure it and report; raises `QuantizerError` before any work if a setting is wrong"
     if progress is None: progress = sys.stdout.isatty()
     was_restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
     with process_group():

@@ -64,7 +64,8 @@ def holds_run(
     "Does `out` hold a run? `QuantizerError` if it does and should not, or holds something else"
     if (out/'config.yaml').exists():
         if resume: return True
-        raise QuantizerError(f"{out}: holds a run already; continue it with --resume, name another folder, or remove this one")
+        raise QuantizerError(f"{out}: holds a run already; continue it with --resume, "
+            "name another folder, or remove this one")
     if out.exists() and not _is_preparation(out):
         raise QuantizerError(f"{out}: exists and is not empty; name another folder")
     return False
@@ -105,8 +106,9 @@ def describe_data(
     store, # Features: a `FeatureStore` or `LiveFeatures`
 )->dict:
     "Numbers of recordings and frames, and a hash of lengths and split"
-    parts = [store.frames, store.part('train'), store.part('valid')]
-    return dict(recordings=len(store), frames=int(store.frames.sum()), fingerprint=fingerprint(*(o.tobytes() for o in parts)))
+    arrays = [store.frames, store.part('train'), store.part('valid')]
+    digest = fingerprint(*(o.tobytes() for o in arrays))
+    return dict(recordings=len(store), frames=int(store.frames.sum()), fingerprint=digest)
 
 def check_same_data(out:Path, store):
     "`QuantizerError` if the run in `out` was started with other recordings"

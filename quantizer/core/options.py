@@ -53,9 +53,11 @@ def option_parameters(
 )->dict: # Name -> `inspect.Parameter`, whose annotation is resolved
     "The parameters of `target` that a config may give"
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(target).parameters.items()
-    return {k:p.replace(annotation=hints.get(k, Any)) for k,p in parameters if k not in filled_in and p.kind not in variadic}
+    res = {}
+    for name,p in inspect.signature(target).parameters.items():
+        is_variadic = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if name not in filled_in and not is_variadic: res[name] = p.replace(annotation=hints.get(name, Any))
+    return res
 
 def resume_safe_options(
     target:Callable, # A class, or a function
@@ -72,7 +74,8 @@ def options_model(
 ): # A pydantic model
     "A strict pydantic model of the options of `target`"
     from pydantic import BaseModel, ConfigDict, create_model
-    config = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=())
+    config = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False, arbitrary_types_allowed=True,
+        protected_namespaces=())
     base = type('Options', (BaseModel,), dict(model_config=config))
     fields = {}
     for name,p in option_parameters(target, filled_in).items():
@@ -89,7 +92,8 @@ def options_schema(
     return options_model(target, filled_in).model_json_schema()
 
 # %% ../../nbs/core/04_options.ipynb #7af14557
-_TYPE_NAMES = {type(None):'null', int:'a whole number', float:'a number', str:'a text', bool:'true or false', dict:'a block', list:'a list', Path:'a path'}
+_TYPE_NAMES = {type(None):'null', int:'a whole number', float:'a number', str:'a text', bool:'true or false',
+    dict:'a block', list:'a list', Path:'a path'}
 
 def _describe_range(limits):
     "What an `Interval`, `Ge` or `Gt` asks for"
@@ -111,10 +115,14 @@ def describe_type(annotation)->str:
 # %% ../../nbs/core/04_options.ipynb #5c5b70b8
 def _explain(error, options, parameters, where):
     "The first mistake that pydantic found, as a `QuantizerError`"
-    found = sorted(error.errors(), key=lambda o: o['type'] not in ('extra_forbidden','invalid_key')) # unknown keys first
-    kind,key = found[0]['type'],found[0]['loc'][0]
+    unknown_key = ('extra_forbidden','invalid_key')
+    found = sorted(error.errors(), key=lambda o: o['type'] not in unknown_key) # unknown keys first
+    kind = found[0]['type']
+    key = found[0]['loc'][0]
     path = f'{where}.{key}' if where else str(key)
-    if kind in ('extra_forbidden','invalid_key'): return QuantizerError(f"unknown key '{path}'{nearest_name(key, parameters)}; there are: {', '.join(parameters)}")
+    if kind in unknown_key:
+        names = ', '.join(parameters)
+        return QuantizerError(f"unknown key '{path}'{nearest_name(key, parameters)}; there are: {names}")
     if kind == 'missing': return QuantizerError(f"'{path}' is missing: it has no default")
     return QuantizerError(f"'{path}' is {options[key]!r}: expected {describe_type(parameters[key].annotation)}")
 

@@ -23,9 +23,9 @@ class ExtractOptions:
     "How features are extracted into a store: the block `data.extract`"
     workers:NonNegativeInt=0 # Worker processes; with a GPU, threads that decode audio for it
     device:str='cpu' # Device that computes the features: `cpu`, `cuda`, `cuda:1`
-    batch_s:NonNegativeFloat|None=None # Seconds of audio in a batch; `None` is one recording at a time on a CPU, 600 s elsewhere
+    batch_s:NonNegativeFloat|None=None # Seconds of audio in a batch; `None`: single recordings on a CPU, else 600
     shard_mb:Annotated[float, Ge(1e-6)]=64.0 # Size of a shard, in MB
-    launcher:Literal['processes','ray']='processes' # What starts the workers; `ray` is for clusters and needs `quantizer[ray]`
+    launcher:Literal['processes','ray']='processes' # `ray` is for clusters, and needs `quantizer[ray]`
 
 # %% ../../nbs/data/18_options.ipynb #2bcbc561
 @dataclass
@@ -35,16 +35,16 @@ class DataOptions:
     valid:float=0.2 # Share of the recordings to hold out for validation, if the corpus has no split of its own
     crop_s:PositiveFloat=2.0 # Length of a training crop, in seconds
     batch_size:PositiveInt=32 # Recordings in a batch, per process
-    batching:Literal['crops','buckets','packed']='crops' # Training batches of random crops, of whole recordings of similar length, or of rows packed with several recordings
-    longest_s:PositiveFloat=30.0 # Longest piece, in seconds: a longer recording counts as several, in training and validation
+    batching:Literal['crops','buckets','packed']='crops' # Random crops, whole recordings of similar length, or packed rows
+    longest_s:PositiveFloat=30.0 # Longest piece, in seconds; a longer recording counts as several
     workers:Annotated[NonNegativeInt, RESUME_SAFE]=0 # Worker processes that read batches
-    store:Annotated[str|None, RESUME_SAFE]=None # Feature store to use, created if missing; `None` is the folder `features` of the run
+    store:Annotated[str|None, RESUME_SAFE]=None # Feature store, created if missing; `None`: inside the run
     dtype:Literal['float32','float16']='float32' # Type of the frames in the store
-    verify:Annotated[bool, RESUME_SAFE]=True # Compare the checksums of an existing store before training; about a second per GB
+    verify:Annotated[bool, RESUME_SAFE]=True # Compare checksums of an existing store before training
     extract:Annotated[dict|None, RESUME_SAFE]=None # How the store is written: a block of `ExtractOptions`
     live:bool=False # Compute features during training, without a store
-    augment:dict|None=None # Augmentation of training crops: a block of `Augment`; changes of the waveform need `live`
-    rename:dict|None=None # Columns of the manifest to rename: name in the manifest -> name in a corpus
+    augment:dict|None=None # Augmentation of training crops: a block of `Augment`
+    rename:dict|None=None # Columns to rename: name in the manifest -> name in a corpus
 
 # %% ../../nbs/data/18_options.ipynb #135a6186
 def store_or_live(data):
@@ -56,7 +56,8 @@ def store_or_live(data):
 def crop_within_longest(data):
     "A crop fits into the longest piece"
     if data['crop_s'] > data['longest_s']:
-        raise QuantizerError(f"'data.crop_s' is {data['crop_s']}: expected at most 'data.longest_s', {data['longest_s']}")
+        longest = data['longest_s']
+        raise QuantizerError(f"'data.crop_s' is {data['crop_s']}: expected at most 'data.longest_s', {longest}")
 
 def waveform_needs_live(data):
     "A store holds features, so the waveform can only be changed live"

@@ -31,34 +31,34 @@ class CheckpointOptions:
 class EarlyStopOptions:
     "When a run ends before its last epoch: the block `train.early_stop`"
     monitor:str='nre' # Metric to watch
-    patience:PositiveInt=5 # Validations without improvement after which the run ends
+    patience:PositiveInt=5 # Validations without improvement until the run ends
     min_delta:float=0. # Smallest change that counts as an improvement
 
 # %% ../../nbs/train/64_options.ipynb #61fab5f7
 @dataclass
 class TrainOptions:
     "A training run: the block `train`"
-    epochs:PositiveInt=20 # Validations in the run: each after all training recordings, or after `epoch_steps`
-    epoch_steps:PositiveInt|None=None # Steps from one validation to the next, if one pass over the data is too long or too short
+    epochs:PositiveInt=20 # Passes over the training recordings, each followed by a validation
+    epoch_steps:PositiveInt|None=None # Steps between validations, in place of one pass over the data
     lr:PositiveFloat=2e-3 # Peak learning rate
     wd:NonNegativeFloat=0.01 # Weight decay
     clip:PositiveFloat=1.0 # Largest norm of the gradient
-    schedule:str|dict='one_cycle' # `one_cycle`, `cosine`, `linear`, `wsd`, `plateau`, `constant`, or a block with a name and arguments
-    anneal:dict|None=None # Temperature, dropout or weight of a loss -> a block of `anneal`: start, end, shape, begin, finish
-    precision:Literal['fp32','bf16','fp16']='fp32' # Arithmetic of convolutions and matrix products; codebooks and losses are always float32
+    schedule:str|dict='one_cycle' # Learning-rate schedule: a name of `SCHEDULES`, or a block with a name
+    anneal:dict|None=None # Temperature, dropout or weight of a loss -> a block of `anneal`
+    precision:Literal['fp32','bf16','fp16']='fp32' # Of convolutions and matrix products; the rest is float32
     accumulate:PositiveInt=1 # Batches in one step of the optimizer
-    activation_checkpointing:Annotated[bool, RESUME_SAFE]=False # Compute activations again in the backward pass: slower, with less memory
+    activation_checkpointing:Annotated[bool, RESUME_SAFE]=False # Save memory, compute activations twice
     compile:bool=False # Compile encoder and decoder with `torch.compile`
-    nonfinite:Annotated[Literal['stop','skip'], RESUME_SAFE]='stop' # What to do with a step whose loss or gradient is NaN or infinite
-    early_stop:Annotated[dict|None, RESUME_SAFE]=None # When to end before the last epoch: a block of `EarlyStopOptions`; `None` never does
+    nonfinite:Annotated[Literal['stop','skip'], RESUME_SAFE]='stop' # At a NaN or infinite loss or gradient
+    early_stop:Annotated[dict|None, RESUME_SAFE]=None # When to end early: a block of `EarlyStopOptions`
     checkpoint:Annotated[dict|None, RESUME_SAFE]=None # When to save: a block of `CheckpointOptions`
     log_steps:Annotated[PositiveInt, RESUME_SAFE]=10 # Steps between rows of `steps.csv`
-    loggers:Annotated[str|list|None, RESUME_SAFE]=None # Loggers besides the CSV files: `tensorboard`, `wandb`, or blocks with a name
+    loggers:Annotated[str|list|None, RESUME_SAFE]=None # `tensorboard`, `wandb`, or blocks with a name
     init_from:str|None=None # Run, checkpoint or tokenizer whose weights the run starts with
     init_part:Literal['all','codebook']='all' # Which of these weights to take
-    profile:Annotated[NonNegativeInt, RESUME_SAFE]=0 # Number of steps whose time is measured and printed by part; 0 for none
-    phases:list|None=None # Losses and codebook sizes that change as epochs begin: `[{epochs, losses: {name: weight}, codebook_size}, ...]`; `epochs` becomes their sum
-    wer:NonNegativeInt=0 # Validations between two transcripts by Whisper, for the word error rate; 0 for none
+    profile:Annotated[NonNegativeInt, RESUME_SAFE]=0 # Steps to profile; 0 for none
+    phases:list|None=None # Phases with their own losses and codebook size: blocks of `phase_options`
+    wer:NonNegativeInt=0 # Validations between two transcripts by Whisper; 0 for none
 
 # %% ../../nbs/train/64_options.ipynb #2193761d
 def _check_anneal(values):
