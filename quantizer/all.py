@@ -11,8 +11,10 @@ __all__ = []
 from fastai.torch_core import set_seed
 from .core.errors import QuantizerError
 from .core.tensors import lengths_to_mask, pad_batch
+
+# %% ../nbs/90_all.ipynb #9a925a18
 from .data.audio import levels, load_audio, probe
-from .data.corpus import Corpus
+from .data.corpus import Corpus, Recording
 from .data.features import FEATURES, FBank, FeatureExtractor, LogMel, MFCC, WhisperLogMel, griffin_lim
 from .data.encoders import SSLEncoder, WhisperEncoder
 from .data.augment import Augment
@@ -20,6 +22,8 @@ from .data.store import FeatureStore
 from .data.extract import build_store
 from .data.live import LiveFeatures
 from .data.loaders import feature_loaders
+
+# %% ../nbs/90_all.ipynb #244589b0
 from .quantizers.estimators import diveq, rotation, straight_through
 from .quantizers.base import NO_CODE, QUANTIZERS, Quantized, Quantizer
 from .quantizers.search import kmeans, nearest
@@ -31,29 +35,31 @@ from .quantizers.frozen import KMeansVQ, RandomProjectionVQ
 from .quantizers.residual import Grouped, Residual
 from .quantizers.operations import *
 from .quantizers.contract import check_contract
+
+# %% ../nbs/90_all.ipynb #9c85751d
 from .models.backbones import DECODERS, ENCODERS, ConvDecoder, ConvEncoder, Decoder, Encoder
 from .models.transformer import TransformerDecoder, TransformerEncoder
 from .models.contract import check_backbone
-from .models.objectives import LOSSES, masked_mean
+from .models.objectives import LOSSES, Objective, masked_mean
 from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, check_model
-from .whisper.teacher import WhisperTeacher
-from .whisper.objective import TextObjective
-from .whisper.published import load_published
+
+# %% ../nbs/90_all.ipynb #a28a6437
 from .tokens.tokenizer import Tokenizer
 from .tokens.files import load_tokens, save_tokens
+
+# %% ../nbs/90_all.ipynb #53c78e91
 from .evaluate.health import codebook_health, count_codes, verdict
 from .evaluate.signal import NRE
 from .evaluate.phonetic import purity, word_purity
 from .evaluate.words import error_rates, word_errors
 from .evaluate.metrics import METRICS
 from .evaluate.measure import evaluate, kmeans_baseline, kmeans_model
-from .whisper.scorer import measure_text
 from .evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
-from .app.report import write_report
+
+# %% ../nbs/90_all.ipynb #fd58db30
 from .train.callback import Callback
 from .train.schedule import SCHEDULES, HyperparamScheduler, anneal, lr_scheduler
 from .train.phases import Phases
-from .whisper.wer import WERCallback
 from .train.health import CodebookHealth
 from .train.logging import RunLog
 from .train.loggers import LOGGERS
@@ -63,8 +69,19 @@ from .train.stopping import EarlyStop
 from .train.checkpoint import Checkpoint
 from .train.profile import Profile
 from .train.learner import SpeechLearner, quantizer_learner
-from .app.config import check_config, config_names, load_config
-from .app.build import extract_features, corpus_from_config, load_model, extractor_from_config, learner_from_config
+
+# %% ../nbs/90_all.ipynb #0b212ebc
+from .whisper.teacher import WhisperTeacher
+from .whisper.objective import TextObjective
+from .whisper.published import load_published
+from .whisper.scorer import measure_text
+from .whisper.wer import WERCallback
+
+# %% ../nbs/90_all.ipynb #2dd29458
+from .app.report import write_report
+from .app.config import check_config, config_names, config_schema, load_config
+from .app.build import (corpus_from_config, extract_features, extractor_from_config,
+    learner_from_config, load_model)
 from .app.run import train_run
 from .app.watch import watch_run
 

@@ -83,7 +83,7 @@ class Segments:
     def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i],self.starts[i],self.lengths[i]
 
-# %% ../../nbs/data/17_loaders.ipynb #3926e67a
+# %% ../../nbs/data/17_loaders.ipynb #cea6dfa6
 class BatchPlan(NamedTuple):
     "What is in a batch: five arrays, with one value for each segment"
     items:np.ndarray # Recording
@@ -91,6 +91,8 @@ class BatchPlan(NamedTuple):
     lengths:np.ndarray # Frames to read
     rows:np.ndarray # Row of the batch, ascending
     offsets:np.ndarray # Where in the row its first frame goes
+    @property
+    def num_rows(self)->int: return int(self.rows[-1])+1 if len(self.rows) else 0
 
 def one_per_row(items, starts, lengths)->BatchPlan:
     "A batch with one segment in each row"
@@ -254,12 +256,11 @@ def batch(self:PackedRows, epoch, step)->BatchPlan:
     batch_rows = np.repeat(np.arange(len(rows)), [*map(len, members)])
     return BatchPlan(*self.segments[self.order[k]], batch_rows, self.offsets[k])
 
-# %% ../../nbs/data/17_loaders.ipynb #57f0ded3
+# %% ../../nbs/data/17_loaders.ipynb #74fc172f
 @patch
 def for_rank(self:BatchPlan, rank, world)->BatchPlan:
     "The rows of one process of `world`"
-    total = self.rows[-1]+1
-    first,last = (r*total//world for r in (rank, rank+1))
+    first,last = (r*self.num_rows//world for r in (rank, rank+1))
     mine = slice(*np.searchsorted(self.rows, (first, last)))
     items,starts,lengths,rows,offsets = (array[mine] for array in self)
     return BatchPlan(items, starts, lengths, rows-first, offsets)
@@ -305,7 +306,7 @@ def mask_and_ids(self:BatchPlan, B, T, packed)->tuple[np.ndarray,np.ndarray]:
     for row in np.flatnonzero(self.lengths < T): mask[row,self.lengths[row]:] = False
     return mask,self.items
 
-# %% ../../nbs/data/17_loaders.ipynb #6953e6e5
+# %% ../../nbs/data/17_loaders.ipynb #a760b96a
 @patch
 def __getitem__(self:BatchDataset,
     position:int, # `epoch * len(plan) + step`
@@ -314,7 +315,7 @@ def __getitem__(self:BatchDataset,
     epoch,step = divmod(position, len(self.plan))
     plan = self.plan.batch(epoch, step)
     if self.world > 1: plan = plan.for_rank(self.rank, self.world)
-    B,T = int(plan.rows.max(initial=0))+1,int((plan.offsets+plan.lengths).max(initial=1))
+    B,T = max(1, plan.num_rows),int((plan.offsets+plan.lengths).max(initial=1))
     feats = self.buffers.empty(B, T, self.source.dim)
     frames = feats.numpy().reshape(B*T, -1)
     lengths = self.source.read_into(frames, plan.rows*T+plan.offsets, *plan[:3], epoch)

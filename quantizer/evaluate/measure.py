@@ -23,17 +23,22 @@ from ..tokens.tokenizer import Tokenizer
 # %% ../../nbs/evaluate/44_measure.ipynb #82c17de9
 class _Evaluation:
     "Codes, words and reconstruction error of recordings, encoded and decoded one by one"
-    def __init__(self, model): self.model,self.codes,self.words,self.nre = model,[],[],NRE()
+    def __init__(self, model):
+        self.model = model
+        self.codes,self.words = [],[]
+        self.nre = NRE()
 
     def add(self, feats, mask, word):
         model = self.model
         codes = model.encode(feats, mask)
-        chunks = [o.split(MAX_CHUNK_FRAMES, 1) for o in (feats,model.decode(codes, mask),mask)]
-        for x,y,real in zip(*chunks): self.nre.add(model.normalise(x), model.normalise(y), real)
+        decoded = model.decode(codes, mask)
+        chunks = [o.split(MAX_CHUNK_FRAMES, 1) for o in (feats,decoded,mask)]
+        for x,y,real in zip(*chunks):
+            self.nre.add(model.normalise(x), model.normalise(y), real)
         self.codes.append(codes[0].cpu())
         self.words.append(word)
 
-# %% ../../nbs/evaluate/44_measure.ipynb #4390bdcf
+# %% ../../nbs/evaluate/44_measure.ipynb #a1fcb125
 @patch
 def measures(self:_Evaluation, token_rate):
     sizes = self.model.quantizer.codebook_sizes
@@ -42,8 +47,15 @@ def measures(self:_Evaluation, token_rate):
     single = [(codes[:,0], word) for codes,word in zip(self.codes, self.words) if word and ' ' not in word]
     several = len({word for _,word in single}) > 1
     purity,chance = word_purity(*zip(*single)) if several else (None,None)
-    return dict(nre=self.nre.value, **health, token_rate=token_rate, word_purity=purity, word_purity_chance=chance,
-        verdict=verdict(health), recordings=len(self.codes), counts=counts.tolist())
+    return dict(
+        nre=self.nre.value,
+        **health,
+        token_rate=token_rate,
+        word_purity=purity,
+        word_purity_chance=chance,
+        verdict=verdict(health),
+        recordings=len(self.codes),
+        counts=counts.tolist())
 
 # %% ../../nbs/evaluate/44_measure.ipynb #ad7d3b35
 @torch.no_grad()
@@ -92,15 +104,17 @@ def kmeans_model(
         items = _draw_recordings(store, downsample, max_vectors)
         vectors = torch.cat([_stack_frames((store.read(i)-mean)/std, downsample) for i in items])
         if not len(vectors): return None
-        centres = kmeans(vectors[torch.randperm(len(vectors))[:max_vectors]], codebook_size, iters)
+        sample = torch.randperm(len(vectors))[:max_vectors]
+        centres = kmeans(vectors[sample], codebook_size, iters)
         quantizer = dict(name='vq', dim=centres.shape[1], codebook_size=codebook_size, codebook='frozen')
         encoder = dict(name='stack', downsample=downsample)
-        block = check_model(dict(encoder=encoder, quantizer=quantizer, decoder=dict(name='stack'), losses=dict(mse=1.)))
+        decoder = dict(name='stack')
+        block = check_model(dict(encoder=encoder, quantizer=quantizer, decoder=decoder, losses=dict(mse=1.)))
         model = build_model(block, mean, std).eval()
     model.quantizer.load_codebook(centres)
     return block,model
 
-# %% ../../nbs/evaluate/44_measure.ipynb #027504d3
+# %% ../../nbs/evaluate/44_measure.ipynb #8e85c703
 def kmeans_baseline(
     store:FeatureStore, # With a split
     model:SpeechQuantizer, # From `kmeans_model`
@@ -110,5 +124,6 @@ def kmeans_baseline(
     for i in store.part('valid'):
         x = store.read(i)
         x = x[None,:len(x)//downsample*downsample].to(model.mean.device)
-        if x.numel(): evaluation.add(x, torch.ones_like(x[...,0], dtype=torch.bool), store.index.text[i])
+        real = torch.ones_like(x[...,0], dtype=torch.bool)
+        if x.numel(): evaluation.add(x, real, store.index.text[i])
     return evaluation.measures(store.frame_rate/downsample) if evaluation.codes else None

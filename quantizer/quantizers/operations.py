@@ -113,7 +113,8 @@ def reset_codes(self:VQ,
     "Move some codes, and give them the mean usage of all"
     _require_started(self, 'reset')
     codes = torch.as_tensor(codes, device=self.codebook.device)
-    if codes.ndim != 1 or codes.is_floating_point(): self._refuse("other codes", "a row of whole numbers")
+    if codes.ndim != 1 or codes.is_floating_point() or codes.dtype == torch.bool:
+        self._refuse(f"codes of shape {tuple(codes.shape)} and {codes.dtype}", "a row of whole numbers")
     vectors = _as_entries(self, vectors, len(codes))
     outside = (codes < 0) | (codes >= self.codebook_size)
     if outside.any(): self._refuse("a code outside its codebook", f"0 to {self.codebook_size-1}")
@@ -127,6 +128,7 @@ def neighbours(self:VQ,
     n:int=5, # Number of neighbours
 )->tuple[Tensor,Tensor]: # `(K,n)` codes, nearest first, and `(K,n)` their distances
     "For each code the codes that are nearest to it"
+    if not isinstance(n, int): self._refuse(f"n {n!r}", "a whole number")
     check_range(1, self.codebook_size-1, n=n)
     v = self.book.entries()
     near = nearest(v, v, self.book.metric, n+1)

@@ -136,15 +136,15 @@ def _draw_depths(self:Residual, batch_index):
     u = draw_per_item(batch_index, self.next_seed(), uniform)
     return torch.where(u[:,0] < self.dropout, 1+(u[:,1]*self.num).long(), self.num)
 
-# %% ../../nbs/quantizers/27_residual.ipynb #ab0e8c86
+# %% ../../nbs/quantizers/27_residual.ipynb #618a9b1d
 def _quantize_rows(quantizer, x, batch_index, rows):
     "Quantize some rows of `x`; the others get zeros and no code"
     q,codes,losses = quantizer.quantize(x[rows], batch_index[rows])
+    no_codes = codes.new_full((len(x), codes.shape[1]), NO_CODE)
     all_q = torch.zeros_like(x).index_copy(0, rows, q)
-    all_codes = codes.new_full((len(x), codes.shape[1]), NO_CODE).index_copy(0, rows, codes)
-    return all_q, all_codes, losses
+    return all_q, no_codes.index_copy(0, rows, codes), losses
 
-# %% ../../nbs/quantizers/27_residual.ipynb #2a8b2ec8
+# %% ../../nbs/quantizers/27_residual.ipynb #3361b343
 @patch
 def quantize(self:Residual, x, batch_index):
     residual,z_q = x,torch.zeros_like(x)
@@ -152,7 +152,9 @@ def quantize(self:Residual, x, batch_index):
     depths = self._draw_depths(batch_index) if self.training and self.dropout else None
     for level,quantizer in enumerate(self.quantizers):
         if depths is None: q,c,loss = quantizer.quantize(residual, batch_index)
-        else: q,c,loss = _quantize_rows(quantizer, residual, batch_index, (depths > level).nonzero()[:,0])
+        else:
+            active = (depths > level).nonzero()[:,0]
+            q,c,loss = _quantize_rows(quantizer, residual, batch_index, active)
         residual = residual - (q.detach() if self.detach else q)
         z_q = z_q + (q.detach() if self.is_straight_through else q)
         codes.append(c)
@@ -160,20 +162,24 @@ def quantize(self:Residual, x, batch_index):
     if self.is_straight_through: z_q = straight_through(x, z_q)
     return z_q, torch.cat(codes, 1), _mean_losses(losses)
 
-# %% ../../nbs/quantizers/27_residual.ipynb #adb2f0fa
+# %% ../../nbs/quantizers/27_residual.ipynb #36a9c71e
 @patch
 def from_codes(self:Residual, codes):
-    return sum(o.from_codes(c.clamp(min=0))*(c[:,:1] != NO_CODE) for o,c in self._split_codes(codes))
+    z_q = 0
+    for quantizer,c in self._split_codes(codes):
+        z_q = z_q + quantizer.from_codes(c.clamp(min=0))*(c[:,:1] != NO_CODE)
+    return z_q
 
 @patch
 def decode(self:Residual,
     codes:Tensor, # `(B,T,Q)` int64, or those of the first levels; -1 for no frame, or for no code from this level on
 )->Tensor: # `(B,T,D)`
     "Vectors of codes; raises `QuantizerError` for a code outside its codebook"
-    widths = range(self.inner[0].num_codebooks, self.num_codebooks+1, self.inner[0].num_codebooks)
-    if codes.ndim != 3 or codes.shape[-1] not in widths:
-        self._refuse(f"codes of shape {tuple(codes.shape)}", f"(B, T, {self.num_codebooks}), or fewer levels")
-    return sum(o.decode(c) for o,c in self._split_codes(codes))*(codes[...,:1] != NO_CODE)
+    width,Q = self.inner[0].num_codebooks,self.num_codebooks
+    if codes.ndim != 3 or codes.shape[-1] not in range(width, Q+1, width):
+        self._refuse(f"codes of shape {tuple(codes.shape)}", f"(B, T, {Q}), or fewer levels")
+    z_q = sum(quantizer.decode(c) for quantizer,c in self._split_codes(codes))
+    return z_q*(codes[...,:1] != NO_CODE)
 
 # %% ../../nbs/quantizers/27_residual.ipynb #3cba4299
 @patch
@@ -198,16 +204,18 @@ def _extend_beam(quantizer, residuals, codes, beam):
     best = errors.topk(min(beam, B*n), 1, largest=False).indices[...,None]
     return tuple(o.gather(1, best.expand(-1, -1, o.shape[2])) for o in (residuals,codes))
 
-# %% ../../nbs/quantizers/27_residual.ipynb #99ca87fd
+# %% ../../nbs/quantizers/27_residual.ipynb #223a1d69
 @patch
 def _beam_search(self:Residual, x):
     "Codes `(N,Q)`; in chunks, to bound the memory"
-    if torch.compiler.is_compiling(): chunks = [x]
-    else: chunks = x.split(max(1, 2**22//(self.beam**2*self.dim)))
+    size = max(1, 2**22//(self.beam**2*self.dim))
+    chunks = [x] if torch.compiler.is_compiling() else x.split(size)
     found = []
     for chunk in chunks:
-        residuals,codes = chunk[:,None],chunk.new_zeros(chunk.shape[0], 1, 0, dtype=torch.long)
-        for quantizer in self.quantizers: residuals,codes = _extend_beam(quantizer, residuals, codes, self.beam)
+        residuals = chunk[:,None]
+        codes = chunk.new_zeros(chunk.shape[0], 1, 0, dtype=torch.long)
+        for quantizer in self.quantizers:
+            residuals,codes = _extend_beam(quantizer, residuals, codes, self.beam)
         found.append(codes[:,0])
     return torch.cat(found)
 
@@ -227,19 +235,24 @@ class Grouped(Composite):
         super().__init__(dim, dim//groups, codebook_size, groups, quantizer, shared)
         self.is_straight_through = all(o.is_straight_through for o in self.inner)
 
-# %% ../../nbs/quantizers/27_residual.ipynb #c6be6694
+# %% ../../nbs/quantizers/27_residual.ipynb #c2434f89
 @patch
 def _split_dims(self:Grouped, x): return zip(self.quantizers, x.chunk(self.num, -1))
 
 @patch
 def quantize(self:Grouped, x, batch_index):
-    q,codes,losses = zip(*[o.quantize(part, batch_index) for o,part in self._split_dims(x)])
+    parts = [o.quantize(part, batch_index) for o,part in self._split_dims(x)]
+    q,codes,losses = zip(*parts)
     return torch.cat(q, -1), torch.cat(codes, -1), _mean_losses(losses)
 
 @patch
-def to_codes(self:Grouped, x): return torch.cat([o.to_codes(part) for o,part in self._split_dims(x)], -1)
+def to_codes(self:Grouped, x):
+    return torch.cat([o.to_codes(part) for o,part in self._split_dims(x)], -1)
+
 @patch
-def from_codes(self:Grouped, codes): return torch.cat([o.from_codes(c) for o,c in self._split_codes(codes)], -1)
+def from_codes(self:Grouped, codes):
+    return torch.cat([o.from_codes(c) for o,c in self._split_codes(codes)], -1)
+
 @patch
 def decode(self:Grouped, codes):
     if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks: self._check_codes(codes) # raises

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from ..core.distributed import draw_per_item, global_average, global_mse
 from ..core.errors import QuantizerError, check_range
@@ -90,7 +90,7 @@ class FSQ(Quantizer):
         grid = codes//self.place_values % self.levels - self.levels//2
         return self.out(grid/(self.levels//2))
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #f0c0b88b
+# %% ../../nbs/quantizers/24_scalar.ipynb #894ac860
 PACKED_ROWS = 64 # vectors that `_BoundAndRound` treats as one long row
 
 @patch
@@ -98,7 +98,8 @@ def _add_grid(self:FSQ, levels):
     place_values = torch.cat([torch.ones(1, dtype=torch.long), levels[:-1].cumprod(0)])
     h,o = _fsq_interval(levels)
     half = levels//2
-    packed = torch.stack([2*torch.atanh(o/h), 2*h, -h-o, half, 4*h/half]).repeat(1, PACKED_ROWS)
+    rows = torch.stack([2*torch.atanh(o/h), 2*h, -h-o, half, 4*h/half])
+    packed = rows.repeat(1, PACKED_ROWS)
     zero_code = (half*place_values).sum().float()
     constants = dict(levels=levels, place_values=place_values, float_places=place_values.float(),
         zero_code=zero_code, packed=packed)
@@ -108,7 +109,7 @@ def _add_grid(self:FSQ, levels):
 def _grid_codes(self:FSQ, grid):
     return ((grid.long() + self.levels//2)*self.place_values).sum(1, keepdim=True)
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #4036a637
+# %% ../../nbs/quantizers/24_scalar.ipynb #f8defca9
 def _pack(x, width):
     "`(N,d)` as long rows of `width` numbers; zeros fill the last row"
     N,d = x.shape
@@ -121,9 +122,11 @@ class _BoundAndRound(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, shift, scale, offset, half, slope):
         N,d = z.shape
-        sigmoid = torch.add(shift, _pack(z, len(shift)), alpha=2).sigmoid_()
+        z = _pack(z, len(shift))
+        sigmoid = torch.add(shift, z, alpha=2).sigmoid_()
         packed = torch.addcmul(offset, sigmoid, scale).round_()
-        grid,values = (o.view(-1, d)[:N] for o in (packed,packed/half))
+        grid = packed.view(-1, d)[:N]
+        values = (packed/half).view(-1, d)[:N]
         ctx.save_for_backward(sigmoid, slope)
         ctx.mark_non_differentiable(grid)
         ctx.set_materialize_grads(False)
@@ -133,15 +136,17 @@ class _BoundAndRound(torch.autograd.Function):
     def backward(ctx, grad, _):
         sigmoid,slope = ctx.saved_tensors
         N,d = grad.shape
-        grad = torch.ops.aten.sigmoid_backward(_pack(grad, len(slope)), sigmoid).mul_(slope)
+        grad = _pack(grad, len(slope))
+        grad = torch.ops.aten.sigmoid_backward(grad, sigmoid).mul_(slope)
         return grad.view(-1, d)[:N],None,None,None,None,None
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #3f0b97ff
+# %% ../../nbs/quantizers/24_scalar.ipynb #bce19af5
 @patch
 def _round_with_noise(self:FSQ, z, batch_index):
     bounded = fsq_bound(z, self.levels)
     N,d = z.shape
-    def uniform(rows, generator): return torch.rand(len(z[rows]), d+1, generator=generator, device=z.device)
+    def uniform(rows, generator):
+        return torch.rand(len(z[rows]), d+1, generator=generator, device=z.device)
     u = draw_per_item(batch_index, self.next_seed(), uniform)
     rounded = bounded.round()
     noisy = torch.where(u[:,:1] < self.noise, bounded + u[:,1:] - 0.5, rounded)
@@ -154,7 +159,9 @@ def quantize(self:FSQ, x, batch_index):
     else:
         values,grid = _BoundAndRound.apply(z, *self.packed)
         if self.codebook_size > 2**24: codes = self._grid_codes(grid)
-        else: codes = torch.mv(grid, self.float_places).add_(self.zero_code).long()[:,None]
+        else:
+            codes = torch.mv(grid, self.float_places).add_(self.zero_code)
+            codes = codes.long()[:,None]
     return self.out(values), codes, {}
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #ed925212
@@ -163,7 +170,8 @@ Sharpness = Annotated[float, Interval(ge=1e-6, le=1e6)]
 def _pattern_probs(p):
     "Probabilities `(N,2^d)` of all patterns of `d` independent bits, from those of each bit being 1 `(N,d)`"
     res = p.new_ones(len(p), 1)
-    for bit in p.split(1, 1): res = torch.cat([res*(1-bit), res*bit], 1)
+    for bit in p.split(1, 1):
+        res = torch.cat([res*(1-bit), res*bit], 1)
     return res
 
 def bit_entropies(
@@ -171,9 +179,12 @@ def bit_entropies(
     sync:bool=True, # Over the vectors of all ranks
 )->tuple[Tensor,Tensor]: # Mean entropy of a vector's code, and entropy of the mean over all vectors, in nats
     "Both entropies of codes made of independent bits, exactly, without the `(N,2^d)` table"
-    p,half = torch.sigmoid(logits),logits.shape[1]//2
-    code_entropy = global_average((F.softplus(logits) - p*logits).sum(), len(p), sync)
-    first,second = _pattern_probs(p[:,:half]),_pattern_probs(p[:,half:])
+    p = torch.sigmoid(logits)
+    half = logits.shape[1]//2
+    bit_entropy = F.softplus(logits) - p*logits
+    code_entropy = global_average(bit_entropy.sum(), len(p), sync)
+    first = _pattern_probs(p[:,:half])
+    second = _pattern_probs(p[:,half:])
     mean = global_average(first.T @ second, len(p), sync)
     return code_entropy, torch.special.entr(mean.clamp(min=1e-30)).sum() # the slope of entr at 0 is infinite
 
@@ -196,16 +207,20 @@ class LFQ(Quantizer):
             raise QuantizerError(f"codebook_size is {codebook_size}: expected a power of 2, up to 2^32")
         super().__init__(dim, codebook_size)
         self.loss_weights = dict(entropy=entropy_weight, commitment=commitment_weight)
-        self.gamma,self.beta = diversity_gamma,beta
+        self.gamma = diversity_gamma
+        self.beta = beta
         self.scale = d**-0.5 if self.spherical else 1.
-        self.inp,self.out = linear_or_identity(dim, d),linear_or_identity(d, dim)
+        self.inp = linear_or_identity(dim, d)
+        self.out = linear_or_identity(d, dim)
         self.register_buffer('bit_values', 2**torch.arange(d).flip(0), persistent=False)
         self.is_straight_through = dim == d and not self.spherical
 
     def to_codes(self, x): return self._sign_codes(self._project(x))
-    def from_codes(self, codes): return self.out(((codes & self.bit_values != 0)*2.-1)*self.scale)
+    def from_codes(self, codes):
+        signs = (codes & self.bit_values != 0)*2.-1
+        return self.out(signs*self.scale)
 
-# %% ../../nbs/quantizers/24_scalar.ipynb #08132710
+# %% ../../nbs/quantizers/24_scalar.ipynb #071bd70b
 @patch
 def _project(self:LFQ, x):
     z = self.inp(x)
@@ -219,7 +234,9 @@ def quantize(self:LFQ, x, batch_index):
     z = self._project(x)
     q = torch.where(z > 0, self.scale, -self.scale)
     code_entropy,mean_entropy = bit_entropies(4*self.beta*self.scale*z, self.training)
-    losses = dict(entropy=code_entropy-self.gamma*mean_entropy, commitment=global_mse(z, q, self.training))
+    losses = dict(
+        entropy=code_entropy-self.gamma*mean_entropy,
+        commitment=global_mse(z, q, self.training))
     return self.out(straight_through(z, q)), self._sign_codes(z), losses
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #84d112ba
