@@ -58,7 +58,8 @@ def print_skipped(
     reasons = list(problems.values())
     print(f'skipped {len(problems)} of {total:,} recordings:', file=sys.stderr)
     for o in reasons[:limit]: print(f'  {o}', file=sys.stderr)
-    if len(reasons) > limit: print(f'  and {len(reasons)-limit} more', file=sys.stderr)
+    if len(reasons) > limit:
+        print(f'  and {len(reasons)-limit} more', file=sys.stderr)
 
 # %% ../../nbs/app/81_build.ipynb #bd5573cb
 def _device(cfg):
@@ -69,6 +70,7 @@ def _device(cfg):
         reason = str(e).splitlines()[0][:100]
         raise QuantizerError(f"'data.extract.device' is '{name}': it cannot be used here ({reason})") from None
 
+# %% ../../nbs/app/81_build.ipynb #0306b248
 def fill_store(
     cfg:dict, # Checked
     corpus:Corpus, # Recordings that the store shall hold
@@ -90,7 +92,8 @@ def store_from_config(
     "The feature store of a run; created or finished if necessary"
     extractor = extractor_from_config(cfg)
     was_finished = is_finished(path)
-    if not was_finished: fill_store(cfg, corpus, extractor, path, progress)
+    if not was_finished:
+        fill_store(cfg, corpus, extractor, path, progress)
     store = FeatureStore(path, extractor.identity, corpus)
     dtype = cfg['data']['dtype']
     if str(store.dtype) != dtype:
@@ -112,7 +115,8 @@ def extract_features(
     "Extract features once, to train on them many times: the command `quantizer features`"
     cfg = load_config(source, changes)
     corpus = Corpus.load(cfg['data']['corpus'], cfg['data']['rename'])
-    if len(corpus) > 1: corpus = corpus.with_split(cfg['data']['valid'], cfg['seed'])
+    if len(corpus) > 1:
+        corpus = corpus.with_split(cfg['data']['valid'], cfg['seed'])
     if progress is None: progress = sys.stderr.isatty()
     return fill_store(cfg, corpus, extractor_from_config(cfg), out, progress)
 
@@ -134,21 +138,25 @@ def mask_features(cfg:dict):
 def _load_run_model(checkpoint):
     "The model of a checkpoint in a run folder"
     config = checkpoint.absolute().parent.parent/'config.yaml'
-    if not config.is_file(): raise QuantizerError(f"{checkpoint}: the config of its run is not at {config}")
+    if not config.is_file():
+        raise QuantizerError(f"{checkpoint}: the config of its run is not at {config}")
     cfg = yaml.safe_load(config.read_text())
     dim = extractor_from_config(cfg).dim
     model = build_model(cfg['model'], torch.zeros(dim), torch.ones(dim))
-    for book in model.quantizer.codebooks(): book.resizable = cfg['train'].get('phases') is not None # it may have grown
+    for book in model.quantizer.codebooks():
+        book.resizable = cfg['train'].get('phases') is not None # it may have grown
     load_checkpoint(checkpoint, model)
     return model
 
+# %% ../../nbs/app/81_build.ipynb #508b57ad
 def load_model(
     path:str|Path, # Run, checkpoint of a run, or tokenizer
 )->SpeechQuantizer: # On the CPU
     "The model of an earlier run with its weights; of a run, the best ones"
     path = Path(path)
     best = path/'checkpoints/best'
-    if (path/'config.yaml').is_file() and best.is_dir(): path = best
+    if (path/'config.yaml').is_file() and best.is_dir():
+        path = best
     return _load_run_model(path) if (path/'state.json').is_file() else Tokenizer.load(path).model
 
 # %% ../../nbs/app/81_build.ipynb #fb9d628a
@@ -160,7 +168,8 @@ def init_model(
     "Start with the weights of another run; smaller codebooks are grown"
     source,target = load_model(path),model
     source.quantizer.match_size(model.quantizer)
-    if part == 'codebook': source,target = source.quantizer,target.quantizer
+    if part == 'codebook':
+        source,target = source.quantizer,target.quantizer
     try: target.load_state_dict(source.state_dict())
     except RuntimeError as e:
         name = 'model' if part == 'all' else 'quantizer'
@@ -181,6 +190,7 @@ def targets_from_config(
         targets = o.prepare(options, cfg['features'], store, Path(folder), _device(cfg), progress=progress, **extract)
         if targets is not None: return targets
 
+# %% ../../nbs/app/81_build.ipynb #6795d8e1
 def model_from_config(
     cfg:dict, # Checked
     store, # Features
@@ -197,12 +207,14 @@ def _step_callbacks(train):
     step = TrainStep(train['precision'], train['accumulate'], train['clip'], train['nonfinite'])
     return [DDPCallback(), step, lr_scheduler(train['schedule'], train['lr'])]
 
+# %% ../../nbs/app/81_build.ipynb #4f0ca420
 def _change_callbacks(train):
     "Callbacks that change the model, or measure it, as training continues"
     res = []
     if train['phases']: res.append(Phases(train['phases']))
     if train['wer']: res.append(WERCallback(train['wer']))
-    if train['anneal']: res.append(HyperparamScheduler({k:anneal(**v) for k,v in train['anneal'].items()}))
+    if train['anneal']:
+        res.append(HyperparamScheduler({k:anneal(**v) for k,v in train['anneal'].items()}))
     return res
 
 # %% ../../nbs/app/81_build.ipynb #6d6e5362
@@ -213,11 +225,14 @@ def _folder_callbacks(cfg, out, resume, stop):
     checkpoint = Checkpoint(out/'checkpoints', **train['checkpoint'], resume=resume, stop=stop, seed=cfg['seed'])
     return [RunLog(out, train['log_steps'], loggers), checkpoint]
 
+# %% ../../nbs/app/81_build.ipynb #8da798d3
 def _end_callbacks(train):
     "Callbacks that end training early, or profile it"
     res = []
-    if train['early_stop']: res.append(EarlyStop(**train['early_stop']))
-    if train['profile']: res.append(Profile(train['profile'], tell=partial(print, file=sys.stderr, flush=True)))
+    if train['early_stop']:
+        res.append(EarlyStop(**train['early_stop']))
+    if train['profile']:
+        res.append(Profile(train['profile'], tell=partial(print, file=sys.stderr, flush=True)))
     return res
 
 # %% ../../nbs/app/81_build.ipynb #3fcd8bc9
@@ -229,15 +244,19 @@ def _loaders(cfg, store, model, targets):
         augment=mask_features(cfg), rank=rank(), world=world_size(),
         epoch_steps=cfg['train']['epoch_steps'], targets=targets)
 
+# %% ../../nbs/app/81_build.ipynb #3d92e751
 def _model_to_train(cfg, store, is_resumed):
     "The model with the weights that training starts with; the same in all processes"
     train = cfg['train']
     set_seed(cfg['seed'], reproducible=True)
     model = model_from_config(cfg, store)
-    if train['init_from'] and not is_resumed: init_model(model, train['init_from'], train['init_part'])
-    if train['activation_checkpointing']: checkpoint_activations(model)
+    if train['init_from'] and not is_resumed:
+        init_model(model, train['init_from'], train['init_part'])
+    if train['activation_checkpointing']:
+        checkpoint_activations(model)
     if train['compile']: compile_parts(model)
-    if rank(): set_seed(cfg['seed']+rank(), reproducible=True) # dropout differs between processes
+    if rank():
+        set_seed(cfg['seed']+rank(), reproducible=True) # dropout differs between processes
     return model
 
 # %% ../../nbs/app/81_build.ipynb #5c8a6357
@@ -254,7 +273,8 @@ def learner_from_config(
     out = None if out is None else Path(out)
     model = _model_to_train(cfg, store, resume and step_checkpoints(out/'checkpoints'))
     cbs = _step_callbacks(train) + _change_callbacks(train)
-    if out is not None: cbs += _folder_callbacks(cfg, out, resume, stop)
+    if out is not None:
+        cbs += _folder_callbacks(cfg, out, resume, stop)
     cbs += _end_callbacks(train)
     dls = _loaders(cfg, store, model, targets)
     return quantizer_learner(dls, model, store.frame_rate, train['lr'], train['wd'], cbs)

@@ -26,7 +26,8 @@ def _describe_run(run):
         res |= dict(epochs=len(log), best_error=float(log.nre.min()), codebook=log.verdict.iloc[-1])
     res['checkpoints'] = sorted(o.name for o in (run/'checkpoints').glob('*'))
     res['finished'] = (run/'report.html').is_file()
-    if (run/'tokenizer').is_dir(): res['tokenizer'] = _describe_tokenizer(run/'tokenizer')
+    if (run/'tokenizer').is_dir():
+        res['tokenizer'] = _describe_tokenizer(run/'tokenizer')
     return res
 
 # %% ../../nbs/app/85_cli.ipynb #d852d6b0
@@ -37,7 +38,8 @@ def _describe_store(path, verify):
     features = store.manifest['features']
     frames = int(store.frames.sum())
     res = dict(kind='feature store', recordings=len(store), frames=frames, hours=round(frames/store.frame_rate/3600, 4))
-    if features['name'] == 'text_targets': res = dict(kind='text targets', recordings=len(store), tokens=frames)
+    if features['name'] == 'text_targets':
+        res = dict(kind='text targets', recordings=len(store), tokens=frames)
     res |= dict(dtype=str(store.dtype), **features, problems=store.problems)
     return res | dict(damaged=store.verify()) if verify else res
 
@@ -64,8 +66,10 @@ def info(
     from quantizer.data.store import Folder
     p = Path(path)
     if (p/'config.yaml').is_file(): return _describe_run(p)
-    if Folder(path).has('manifest.json'): return _describe_store(path, verify)
-    if (p/'config.json').is_file(): return _describe_tokenizer(p)
+    if Folder(path).has('manifest.json'):
+        return _describe_store(path, verify)
+    if (p/'config.json').is_file():
+        return _describe_tokenizer(p)
     return dict(kind='corpus') | Corpus.load(path).describe(levels, verify, progress)
 
 # %% ../../nbs/app/85_cli.ipynb #0731acb8
@@ -79,6 +83,7 @@ class Command:
 
 COMMANDS = {} # name -> `Command`
 
+# %% ../../nbs/app/85_cli.ipynb #d8256df8
 def argument(*names, **options):
     "An argument, as for `argparse`'s `add_argument`"
     return names,options
@@ -98,13 +103,16 @@ PLUGIN = argument('--plugin', action='append', metavar='FILE',
     help='a Python file or module that registers classes of your own, as `plugins` in a config does')
 
 # %% ../../nbs/app/85_cli.ipynb #ae9189cf
-def _count(n): return f'{n:,} recording' + ('' if n == 1 else 's')
+def _count(n):
+    return f'{n:,} recording' + ('' if n == 1 else 's')
 
 def _check_out(path, suffix):
     "Refuse a name that cannot be written, before any work"
     p = Path(path)
-    if p.suffix != suffix: raise QuantizerError(f"--out {p}: expected a file name that ends in {suffix}")
-    if p.is_dir(): raise QuantizerError(f"--out {p}: is a folder")
+    if p.suffix != suffix:
+        raise QuantizerError(f"--out {p}: expected a file name that ends in {suffix}")
+    if p.is_dir():
+        raise QuantizerError(f"--out {p}: is a folder")
 
 # %% ../../nbs/app/85_cli.ipynb #1c5ca753
 @command('train', 'train a tokenizer, and report on it', 'mfcc-vq model.quantizer.codebook_size=512 --out runs/first',
@@ -179,6 +187,7 @@ def _split_as_trained(tokenizer, corpus):
     cfg = yaml.safe_load(config.read_text())
     return corpus.with_split(cfg['data']['valid'], cfg['seed'])
 
+# %% ../../nbs/app/85_cli.ipynb #ea3bc4e5
 def print_measures(
     measures:dict, # Column of the table -> what `evaluate` returned
 ):
@@ -217,16 +226,19 @@ def _evaluate(a):
     if a.out: _check_out(a.out, '.json')
     tokenizer = Tokenizer.load(a.tokenizer)
     corpus = Corpus.load(a.corpus)
-    if a.split: corpus = _split_as_trained(a.tokenizer, corpus).part(a.split)
+    if a.split:
+        corpus = _split_as_trained(a.tokenizer, corpus).part(a.split)
     m = evaluate(tokenizer, corpus)
     print_skipped(m['problems'], m['recordings']+len(m['problems']))
     shown = {str(a.tokenizer): m}
     if a.wer: text = _add_text(m, shown, tokenizer, corpus)
     print_measures(shown)
-    if a.wer: print(f"\n{text.to_string(float_format='{:.3f}'.format)}\n")
+    if a.wer:
+        print(f"\n{text.to_string(float_format='{:.3f}'.format)}\n")
     print(f"codebook: {m['verdict']}")
     if a.out:
-        with atomic_path(a.out) as tmp: tmp.write_text(json.dumps(m, indent=1))
+        with atomic_path(a.out) as tmp:
+            tmp.write_text(json.dumps(m, indent=1))
 
 # %% ../../nbs/app/85_cli.ipynb #ee4603a8
 @command('info', 'describe a path: tokenizer, run, feature store or corpus', 'sample', argument('path'),
@@ -241,7 +253,8 @@ def _info(a):
     lengths = res.get('lengths', {})
     longest_bar = max(lengths.values(), default=0)
     for k,n in lengths.items():
-        if n: lengths[k] = f"{n:<8} {'█'*math.ceil(40*n/longest_bar)}"
+        if n:
+            lengths[k] = f"{n:<8} {'█'*math.ceil(40*n/longest_bar)}"
     print(yaml.safe_dump(res, sort_keys=False, allow_unicode=True, width=1000), end='')
     damaged = res.get('damaged')
     if damaged:
@@ -260,8 +273,10 @@ def _watch(a):
 # %% ../../nbs/app/85_cli.ipynb #3ed8161f
 class _Parser(argparse.ArgumentParser):
     "A parser that raises its mistakes"
-    def error(self, message): raise QuantizerError(f"{message} (try: {self.prog} --help)")
+    def error(self, message):
+        raise QuantizerError(f"{message} (try: {self.prog} --help)")
 
+# %% ../../nbs/app/85_cli.ipynb #4e0b6d40
 def make_parser()->argparse.ArgumentParser:
     "The parser of the command line, from `COMMANDS`"
     import quantizer
@@ -272,7 +287,8 @@ def make_parser()->argparse.ArgumentParser:
         description = f'{o.help[0].upper()}{o.help[1:]}.'
         parser = commands.add_parser(name, help=o.help, description=description, epilog=f'example: {o.example}')
         parser.set_defaults(run=o.run)
-        for names,options in o.arguments: parser.add_argument(*names, **options)
+        for names,options in o.arguments:
+            parser.add_argument(*names, **options)
     return p
 
 # %% ../../nbs/app/85_cli.ipynb #4274b5f5
@@ -283,6 +299,7 @@ def _check_command(argv):
     raise QuantizerError(f"no command is called '{name}'{nearest_name(name, COMMANDS)}; "
         f"there are: {', '.join(COMMANDS)}")
 
+# %% ../../nbs/app/85_cli.ipynb #d3a7a35b
 def parse_args(argv):
     "The arguments of a command; changes of a config may stand behind options: `--out X key=value`"
     _check_command(argv)
@@ -295,11 +312,13 @@ def parse_args(argv):
     return a
 
 # %% ../../nbs/app/85_cli.ipynb #c8759513
-def _exit_code(error): return getattr(error, 'code', 130) if isinstance(error, KeyboardInterrupt) else 1
+def _exit_code(error):
+    return getattr(error, 'code', 130) if isinstance(error, KeyboardInterrupt) else 1
 
 def _error_line(error):
     "The line to print for an error; `None` for a bug, which gets a traceback"
-    if isinstance(error, KeyboardInterrupt): return 'terminated' if _exit_code(error) == 143 else 'interrupted'
+    if isinstance(error, KeyboardInterrupt):
+        return 'terminated' if _exit_code(error) == 143 else 'interrupted'
     if isinstance(error, QuantizerError): return str(error)
     if not isinstance(error, OSError): return None
     name = re.sub(r'/\.([^/]*)\.tmp-\d+', r'/\1', str(error.filename or '')) # without the suffix of `atomic_path`
@@ -311,16 +330,19 @@ def _report_failure(error):
     from quantizer.core.distributed import claims_error_report, peer_failure
     rank = os.environ.get('RANK', '0')
     lost = peer_failure(error)
-    if isinstance(error, KeyboardInterrupt): reports = rank == '0'
+    if isinstance(error, KeyboardInterrupt):
+        reports = rank == '0'
     else: reports = claims_error_report(2 if lost else 0)
     if not reports: return
     line = f'process {rank} cannot reach another one, which may have ended ({lost})' if lost else _error_line(error)
     if line is None: traceback.print_exception(error)
     else: print(f'quantizer: {line}', file=sys.stderr)
 
+# %% ../../nbs/app/85_cli.ipynb #6e8a83a9
 def _end_process(error):
     "End one of several processes"
-    for o in (signal.SIGTERM, signal.SIGINT): signal.signal(o, signal.SIG_IGN)
+    for o in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(o, signal.SIG_IGN)
     _report_failure(error)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -336,6 +358,7 @@ def _run_command(argv):
         load_plugin(o)
     a.run(a)
 
+# %% ../../nbs/app/85_cli.ipynb #937cf642
 def main(
     argv:list|None=None, # Arguments; those of the process by default
 )->int: # Exit code
@@ -345,7 +368,8 @@ def main(
     try: _run_command(sys.argv[1:] if argv is None else argv)
     except SystemExit: raise # of `--help`
     except BaseException as e:
-        if int(os.environ.get('WORLD_SIZE', 1)) > 1: return _end_process(e)
+        if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+            return _end_process(e)
         line = _error_line(e)
         if line is None: raise
         print(f'quantizer: {line}', file=sys.stderr)

@@ -58,6 +58,7 @@ def config_names()->list[str]:
     names = [o.name for o in (files('quantizer')/'configs').iterdir()]
     return sorted(o.removesuffix('.yaml') for o in names if o.endswith('.yaml'))
 
+# %% ../../nbs/app/80_config.ipynb #2b1a8503
 class _Loader(yaml.SafeLoader):
     "YAML that refuses a key given twice, where the last one would win silently"
     def construct_mapping(self, node, deep=False):
@@ -70,20 +71,24 @@ class _Loader(yaml.SafeLoader):
 # %% ../../nbs/app/80_config.ipynb #d4126a3a
 def _read_text(source):
     "The text of a packaged config or of a file"
-    if source in config_names(): return (files('quantizer')/'configs'/f'{source}.yaml').read_text()
+    if source in config_names():
+        return (files('quantizer')/'configs'/f'{source}.yaml').read_text()
     if not Path(source).is_file():
         names = config_names()
         raise QuantizerError(f"{source}: no such config{nearest_name(source, names)}; "
             f"give a YAML file or one of: {', '.join(names)}")
     try: return Path(source).read_text(encoding='utf-8')
-    except UnicodeDecodeError: raise QuantizerError(f"{source}: not a text file") from None
+    except UnicodeDecodeError:
+        raise QuantizerError(f"{source}: not a text file") from None
 
+# %% ../../nbs/app/80_config.ipynb #19ea010a
 def read_config(
     source:str, # A YAML file, or the name of a packaged config
 )->dict: # As it is written there
     "Read a config without checking it"
     try: cfg = yaml.load(_read_text(source), _Loader)
-    except yaml.YAMLError as e: raise QuantizerError(f"{source}: not valid YAML ({' '.join(str(e).split())})") from None
+    except yaml.YAMLError as e:
+        raise QuantizerError(f"{source}: not valid YAML ({' '.join(str(e).split())})") from None
     if not isinstance(cfg, dict):
         raise QuantizerError(f"{source}: expected blocks like 'data:' and 'model:', got {type(cfg).__name__}")
     return cfg
@@ -95,7 +100,8 @@ def change_config(
 ):
     "Set one value of a config that is not checked yet"
     key,equals,text = change.partition('=')
-    if not equals or not key: raise QuantizerError(f"'{change}': a change looks like key.sub=value")
+    if not equals or not key:
+        raise QuantizerError(f"'{change}': a change looks like key.sub=value")
     try: value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         raise QuantizerError(f"'{change[:80]}': its right side is not valid YAML") from None
@@ -104,8 +110,10 @@ def change_config(
     for k in path:
         if block.get(k) is None: block[k] = {}
         block = block[k]
-        if not isinstance(block, dict): raise QuantizerError(f"'{change}': '{k}' is {block!r}, not a block")
-    if last == 'name': replace_name(cfg, '.'.join(path), block, value)
+        if not isinstance(block, dict):
+            raise QuantizerError(f"'{change}': '{k}' is {block!r}, not a block")
+    if last == 'name':
+        replace_name(cfg, '.'.join(path), block, value)
     block[last] = value
 
 # %% ../../nbs/app/80_config.ipynb #1a17b4f2
@@ -118,17 +126,20 @@ def _quantizer_losses(name):
 def _leave_out(block, names, where, name):
     "Remove keys, and warn"
     for k in names: del block[k]
-    if names: warnings.warn(f"{where}.name={name}: left out {', '.join(names)}, which '{name}' does not have")
+    if names:
+        warnings.warn(f"{where}.name={name}: left out {', '.join(names)}, which '{name}' does not have")
 
 # %% ../../nbs/app/80_config.ipynb #01ecb4aa
 def replace_name(cfg, where, block, name):
     "Leave out of a block, and of the losses, what the class called `name` does not have"
     registry = NAMED_BLOCKS.get(where, {})
-    if name == block.get('name') or name not in registry: return
+    if name == block.get('name') or name not in registry:
+        return
     parameters = option_parameters(registry[name])
     _leave_out(block, [k for k in block if k not in parameters and k != 'name'], where, name)
     losses = (cfg.get('model') or {}).get('losses')
-    if registry is not QUANTIZERS or not isinstance(losses, dict): return
+    if registry is not QUANTIZERS or not isinstance(losses, dict):
+        return
     own = _quantizer_losses(name)
     if own is None: return
     _leave_out(losses, [k for k in losses if k not in LOSSES and k not in own], where, name)
@@ -141,6 +152,7 @@ def _try(f, *args):
     except Exception as e:
         raise QuantizerError(f"these settings do not work together: {' '.join(str(e).split())[:300]}") from None
 
+# %% ../../nbs/app/80_config.ipynb #ffeab1c3
 def extractor_from_config(
     cfg:dict, # Checked
 )->FeatureExtractor:
@@ -158,10 +170,12 @@ def _check_features(block):
     features = dict(name=name) | check_options(FEATURES[name], options, 'features')
     return features,_try(extractor_from_config, dict(features=features))
 
+# %% ../../nbs/app/80_config.ipynb #f9390247
 def _fill_in_dim(model, dim):
     "`dim: features` makes the quantizer as wide as the features"
     quantizer = model.get('quantizer')
-    if not isinstance(quantizer, dict) or quantizer.get('dim') != 'features': return model
+    if not isinstance(quantizer, dict) or quantizer.get('dim') != 'features':
+        return model
     return model | dict(quantizer=quantizer|dict(dim=dim))
 
 # %% ../../nbs/app/80_config.ipynb #a3c04415
@@ -176,7 +190,8 @@ def _reconstruct_noise(cfg, extractor):
 # %% ../../nbs/app/80_config.ipynb #a55494f6
 def objectives_fit(cfg, model, out):
     "What each objective asks of the other blocks"
-    for o in objective_classes(cfg['model']['losses']): o.check_config(cfg)
+    for o in objective_classes(cfg['model']['losses']):
+        o.check_config(cfg)
 
 def wer_needs_text(cfg, model, out):
     "Only tokens that Whisper learns to read can be transcribed"
@@ -196,29 +211,35 @@ def phases_fit(cfg, model, out):
     train['phases'] = check_phases(train['phases'], names, model.quantizer.codebook_size, can_grow)
     train['epochs'] = sum(o['epochs'] for o in train['phases'])
 
+# %% ../../nbs/app/80_config.ipynb #7a79be23
 def phases_or_anneal(cfg, model, out):
     "A weight is set by phases or moved by annealing, not both"
     train = cfg['train']
     in_phases = {k for o in train['phases'] or [] for k in o['losses'] or {}}
     both = in_phases & set(train['anneal'] or {})
-    if both: raise QuantizerError(f"'{min(both)}' is set by 'train.phases' and moved by 'train.anneal': keep one")
+    if both:
+        raise QuantizerError(f"'{min(both)}' is set by 'train.phases' and moved by 'train.anneal': keep one")
 
 # %% ../../nbs/app/80_config.ipynb #abb36ee5
 def monitors_are_logged(cfg, model, out):
     "Checkpoints, early stopping and the schedule watch metrics that are logged"
     weights = cfg['model']['losses']
     losses = list(out.losses)
-    for o in objective_classes(weights): losses += o.logged_losses(weights, cfg['model'].get(o.block))
+    for o in objective_classes(weights):
+        losses += o.logged_losses(weights, cfg['model'].get(o.block))
     check_monitors(cfg['train'], monitor_names(losses, bool(cfg['train']['wer'])))
 
+# %% ../../nbs/app/80_config.ipynb #37446da7
 def anneal_fits(cfg, model, out):
     "Annealed values exist in the model, and both ends are allowed"
     for name,options in (cfg['train']['anneal'] or {}).items():
         try:
             anneal(**options)
             if name in cfg['model']['losses']: continue
-            for end in ('start','end'): model.set_hyperparam(name, options[end])
-        except QuantizerError as e: raise QuantizerError(f"'train.anneal.{name}': {e}") from None
+            for end in ('start','end'):
+                model.set_hyperparam(name, options[end])
+        except QuantizerError as e:
+            raise QuantizerError(f"'train.anneal.{name}': {e}") from None
 
 # %% ../../nbs/app/80_config.ipynb #780446a4
 def _load_plugins(cfg):
@@ -230,6 +251,7 @@ def _load_plugins(cfg):
 
 RULES = (wer_needs_text, phases_fit, phases_or_anneal, monitors_are_logged, anneal_fits)
 
+# %% ../../nbs/app/80_config.ipynb #b24e9cfe
 def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # The same with all defaults

@@ -25,6 +25,7 @@ def render_page(
     "Fill a template. Every value is escaped; a missing one is an error"
     return _environment().get_template(template).render(values)
 
+# %% ../../nbs/app/87_pages.ipynb #97815d35
 def read_asset(
     name:str, # path of a file, relative to `quantizer/app/assets`
 )->bytes:

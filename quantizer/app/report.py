@@ -31,6 +31,7 @@ def image_url(
     fig.savefig(file, format='png', dpi=110, bbox_inches='tight')
     return _data_url('image/png', file)
 
+# %% ../../nbs/app/82_report.ipynb #229d484c
 def audio_url(
     wav:torch.Tensor, # `(S,)` samples between -1 and 1
     sample_rate:int, # samples per second
@@ -54,13 +55,15 @@ def report_example(
     codes = model.encode(feats, mask)
     decoded = model.decode(codes, mask)
     sounds = dict(original=audio_url(wav, sample_rate))
-    if tokenizer.has_audio: sounds['from tokens'] = audio_url(tokenizer.to_audio(decoded[0]), sample_rate)
+    if tokenizer.has_audio:
+        sounds['from tokens'] = audio_url(tokenizer.to_audio(decoded[0]), sample_rate)
     x,y = (model.normalise(o)[0].cpu() for o in (feats, decoded))
     fig = plot_features(x, y, codes[0].cpu(), tokenizer.extractor.frame_rate)
     return dict(title=corpus.df.text[i] or corpus.id(i), id=corpus.id(i), picture=image_url(fig), sounds=sounds)
 
 # %% ../../nbs/app/82_report.ipynb #ff054713
-def _evenly(items, n): return [items[int(i)] for i in np.linspace(0, len(items)-1, min(n, len(items)))]
+def _evenly(items, n):
+    return [items[int(i)] for i in np.linspace(0, len(items)-1, min(n, len(items)))]
 
 def _example_rows(corpus, n):
     by_length = np.argsort(-corpus.df.duration_s.fillna(0).to_numpy(), kind='stable')
@@ -104,4 +107,5 @@ def write_report(
         examples=[report_example(tokenizer, corpus, i) for i in _example_rows(corpus, examples)],
         problems=list((problems or {}).values()), config=yaml.safe_dump(config, sort_keys=False),
         **_text_values(log, measures, texts))
-    with atomic_path(path) as temporary: temporary.write_text(page, encoding='utf-8')
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding='utf-8')

@@ -58,6 +58,7 @@ def _path_options(cfg):
     res = [(cfg['data'],'corpus'), (cfg['data'],'store'), (cfg['train'],'init_from'), (noise,'folder')]
     return res + [(cfg['model'].get(o.block) or {}, 'store') for o in objective_classes()]
 
+# %% ../../nbs/app/83_run.ipynb #d772a605
 def _make_paths_absolute(cfg):
     for block,key in _path_options(cfg):
         path = block.get(key)
@@ -95,10 +96,12 @@ def open_data(self:Run):
         self.store = self.open_features(progress)
         self.targets = targets_from_config(self.cfg, self.store, self.out, progress)
 
+# %% ../../nbs/app/83_run.ipynb #6e81f256
 @patch
 def open_features(self:Run, progress):
     data = self.cfg['data']
-    if not data['live']: return store_from_config(self.cfg, self.corpus, data['store'] or self.out/'features', progress)
+    if not data['live']:
+        return store_from_config(self.cfg, self.corpus, data['store'] or self.out/'features', progress)
     return LiveFeatures(self.corpus, extractor_from_config(self.cfg), augment_from_config(self.cfg), self.cfg['seed'])
 
 # %% ../../nbs/app/83_run.ipynb #f2af4c3f
@@ -107,8 +110,10 @@ class WriteSettings(Callback):
     order = 201 # after `Checkpoint`
     def __init__(self, run): self.run = run
     def before_fit(self):
-        if rank() == 0: write_settings(self.run.out, self.run.cfg, self.run.store)
+        if rank() == 0:
+            write_settings(self.run.out, self.run.cfg, self.run.store)
 
+# %% ../../nbs/app/83_run.ipynb #ecb9f362
 @patch
 def build_learner(self:Run,
     stop:StopSignals, # Ends training when a signal has come
@@ -116,16 +121,19 @@ def build_learner(self:Run,
     "Make the learner, and write the settings of a new run"
     self.learn = learner_from_config(self.cfg, self.store, self.out, self.resuming, stop, self.targets)
     if self.resuming: self.learn.add_cb(WriteSettings(self))
-    elif rank() == 0: write_settings(self.out, self.cfg, self.store)
+    elif rank() == 0:
+        write_settings(self.out, self.cfg, self.store)
     self.learn.run_log.notes = self.first_events()
 
 # %% ../../nbs/app/83_run.ipynb #c18db8d9
 @patch
 def first_events(self:Run):
     "Entries of `events.csv` with which the run starts or continues"
-    if self.resuming: return [('config', o) for o in self.changes]
+    if self.resuming:
+        return [('config', o) for o in self.changes]
     return [('started', f"{self.cfg['train']['epochs']} epochs of {len(self.learn.dls.train)} steps")]
 
+# %% ../../nbs/app/83_run.ipynb #02329ace
 @patch
 def print_sizes(self:Run):
     "Print what was skipped, and the sizes of data and model"
@@ -151,6 +159,7 @@ def print_row(
         f"error {v['nre']:.4f}{text}   in use {100*v['usage']:3.0f} %   "
         f"perplexity {v['perplexity']:.0f}   {v['time']}", flush=True)
 
+# %% ../../nbs/app/83_run.ipynb #5897bd18
 @patch
 def fit(self:Run):
     "Train all epochs; only the first process prints"
@@ -158,8 +167,10 @@ def fit(self:Run):
     progress = self.progress and not rank()
     if rank(): learn.logger = lambda row: None
     else: learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.validation_losses())
-    if progress and IN_NOTEBOOK: learn.add_cb(ShowGraphCallback())
-    with nullcontext() if progress else learn.no_bar(): learn.fit(self.cfg['train']['epochs'])
+    if progress and IN_NOTEBOOK:
+        learn.add_cb(ShowGraphCallback())
+    with nullcontext() if progress else learn.no_bar():
+        learn.fit(self.cfg['train']['epochs'])
 
 # %% ../../nbs/app/83_run.ipynb #8c1b8ec0
 @patch
@@ -171,10 +182,12 @@ def interrupted(self:Run,
     saved = ' and saved' if self.learn.checkpoint.last_save_ok else '; the last checkpoint is older'
     log.event('stopped', f"{signal.Signals(error.signum).name}: stopped{saved}; "
         f"continue with: quantizer train --resume --out {self.out}")
-    if rank() or not (self.out/'checkpoints/best').exists(): return
+    if rank() or not (self.out/'checkpoints/best').exists():
+        return
     state = self.finish_tokenizer()[1]
     print(f"{self.out/'tokenizer'} has the weights of epoch {state['epoch']}, the best so far", file=sys.stderr)
 
+# %% ../../nbs/app/83_run.ipynb #5b04d675
 @patch
 def diverged(self:Run, error:FloatingPointError)->QuantizerError:
     "Log that the loss or a gradient is not finite; the error to raise"
@@ -190,7 +203,8 @@ def train(self:Run)->dict|None:
     "Open the data, train, measure and report; measures in the first process"
     self.open_data()
     with StopSignals() as stop:
-        if self.resuming and not self.override: check_same_data(self.out, self.store)
+        if self.resuming and not self.override:
+            check_same_data(self.out, self.store)
         self.build_learner(stop)
         if rank() == 0: self.print_sizes()
         try:
@@ -199,7 +213,8 @@ def train(self:Run)->dict|None:
         except Interrupted as e:
             self.interrupted(e)
             raise
-        except FloatingPointError as e: raise self.diverged(e) from None
+        except FloatingPointError as e:
+            raise self.diverged(e) from None
         finally: self.learn.run_log.close() # after a good end it is closed already
         return None if rank() else self.finish()
 
@@ -217,9 +232,11 @@ def finish_tokenizer(self:Run)->tuple[Tokenizer,dict]:
         cfg['model']['quantizer']['codebook_size'] = model.quantizer.codebook_size
     block = {k:cfg['model'][k] for k in ('encoder','quantizer','decoder','losses')}
     tokenizer = Tokenizer(dict(cfg, model=block), model)
-    with replaced(self.out/'tokenizer') as new: tokenizer.save(new)
+    with replaced(self.out/'tokenizer') as new:
+        tokenizer.save(new)
     return tokenizer,state
 
+# %% ../../nbs/app/83_run.ipynb #c69f2c4b
 @patch
 def finish(self:Run)->dict:
     "Tokenizer, measures and report of a run that is trained"
@@ -234,6 +251,7 @@ def _valid_part(corpus, store):
     usable = set(store.index.id)
     return corpus.select([i for i in range(len(corpus)) if corpus.id(i) in usable]).part('valid')
 
+# %% ../../nbs/app/83_run.ipynb #ec21580b
 def _fit_kmeans(cfg, store, tokenizer):
     "K-means with the codes and token rate of the tokenizer: a tokenizer and its measures, or two `None`"
     if tokenizer.num_codebooks > 1: return None,None
@@ -257,7 +275,8 @@ def measure_run(cfg, corpus, store, tokenizer):
     texts = None
     for o in objective_classes(cfg['model']['losses']):
         found,texts = o.measure(tokenizers, valid)
-        for column,values in found.items(): measures.setdefault(column, {}).update(values)
+        for column,values in found.items():
+            measures.setdefault(column, {}).update(values)
     return measures,valid,texts
 
 # %% ../../nbs/app/83_run.ipynb #858f8962
@@ -272,7 +291,8 @@ def report_run(
     "Measure the tokenizer of a run, and write `measures.json` and `report.html`"
     measures,valid,texts = measure_run(cfg, corpus, store, tokenizer)
     measures['this run'] |= dict(epoch=state['epoch'], step=state['step'])
-    with atomic_path(out/'measures.json') as tmp: tmp.write_text(json.dumps(measures, indent=1))
+    with atomic_path(out/'measures.json') as tmp:
+        tmp.write_text(json.dumps(measures, indent=1))
     title = f"{tokenizer.extractor.name} + {tokenizer.model.quantizer.name}: {out.name}"
     log,steps = pd.read_csv(out/'log.csv'),pd.read_csv(out/'steps.csv')
     write_report(out/'report.html', title, cfg, log, steps, measures, tokenizer, valid,

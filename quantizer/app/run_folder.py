@@ -25,12 +25,15 @@ from ..train.options import TrainOptions
 # %% ../../nbs/app/79_run_folder.ipynb #88e43555
 def _remove_unused(out, first_new):
     "Remove a run folder that nothing was written to, and the parents that were created for it"
-    if [o.name for o in out.iterdir()] == ['.lock']: (out/'.lock').unlink()
+    if [o.name for o in out.iterdir()] == ['.lock']:
+        (out/'.lock').unlink()
     if first_new is None: return
     for folder in (out, *out.parents):
         is_ours = folder.is_relative_to(first_new)
-        if is_ours and folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
+        if is_ours and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
+# %% ../../nbs/app/79_run_folder.ipynb #de14ee2b
 @contextmanager
 def lock_run(
     out:Path, # Run folder; created here, and removed at the end if nothing was written to it
@@ -38,7 +41,8 @@ def lock_run(
     "Hold the lock of a run folder; `QuantizerError` if another process holds it"
     if rank():
         is_locked = broadcast_numbers([0])[0]
-        if not is_locked: raise QuantizerError(f"{out}: another process is training in it")
+        if not is_locked:
+            raise QuantizerError(f"{out}: another process is training in it")
         yield
         return
     out = out.absolute()
@@ -57,6 +61,7 @@ PREPARATION_FILES = ('features','targets','.targets','.lock','data.json','.data.
 def _is_preparation(folder):
     return folder.is_dir() and all(o.name.startswith(PREPARATION_FILES) for o in folder.iterdir())
 
+# %% ../../nbs/app/79_run_folder.ipynb #cf0fd84e
 def holds_run(
     out:Path, # Run folder
     resume:bool, # Is a run there wanted?
@@ -77,10 +82,12 @@ def resume_safe_keys()->list[str]:
     blocks |= {f'model.{o.block}':o.options for o in objective_classes() if o.block}
     return [f'{block}.{k}' for block,options in blocks.items() for k in sorted(resume_safe_options(options))]
 
+# %% ../../nbs/app/79_run_folder.ipynb #6659ba46
 def _flatten(block, prefix=''):
     "`{'a': {'b': 1}}` as `{'a.b': 1}`"
     res = {}
-    for k,v in block.items(): res |= _flatten(v, f'{prefix}{k}.') if isinstance(v, dict) else {prefix+k:v}
+    for k,v in block.items():
+        res |= _flatten(v, f'{prefix}{k}.') if isinstance(v, dict) else {prefix+k:v}
     return res
 
 # %% ../../nbs/app/79_run_folder.ipynb #d2fd24ae
@@ -110,6 +117,7 @@ def describe_data(
     digest = fingerprint(*(o.tobytes() for o in arrays))
     return dict(recordings=len(store), frames=int(store.frames.sum()), fingerprint=digest)
 
+# %% ../../nbs/app/79_run_folder.ipynb #4ffe831a
 def check_same_data(out:Path, store):
     "`QuantizerError` if the run in `out` was started with other recordings"
     path = out/'data.json'
@@ -120,7 +128,10 @@ def check_same_data(out:Path, store):
         f"and now there are {new['recordings']:,} of {new['frames']:,}, or the validation split changed; "
         "restore the data, start a new run, or give --override")
 
+# %% ../../nbs/app/79_run_folder.ipynb #e16b79df
 def write_settings(out:Path, cfg:dict, store):
     "Write `data.json` and `config.yaml`: what a run is trained on, and how"
-    with atomic_path(out/'data.json') as tmp: tmp.write_text(json.dumps(describe_data(store)))
-    with atomic_path(out/'config.yaml') as tmp: tmp.write_text(yaml.safe_dump(cfg, sort_keys=False))
+    with atomic_path(out/'data.json') as tmp:
+        tmp.write_text(json.dumps(describe_data(store)))
+    with atomic_path(out/'config.yaml') as tmp:
+        tmp.write_text(yaml.safe_dump(cfg, sort_keys=False))

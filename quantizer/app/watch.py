@@ -45,6 +45,7 @@ def _complete_lines(file, size=1<<23):
         lines,newline,rest = (rest+part).rpartition(b'\n')
         if newline: yield lines+newline
 
+# %% ../../nbs/app/84_watch.ipynb #f2fc849b
 @patch
 def _continues(self:GrowingCSV, file):
     "Does the file still hold what was read of it?"
@@ -62,7 +63,8 @@ def read(self:GrowingCSV)->GrowingCSV:
     with file:
         if not self._continues(file): self.clear()
         file.seek(self.position)
-        for lines in _complete_lines(file): self.add_lines(lines)
+        for lines in _complete_lines(file):
+            self.add_lines(lines)
     return self
 
 # %% ../../nbs/app/84_watch.ipynb #90009722
@@ -72,9 +74,11 @@ def _parse_rows(lines, names):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', pd.errors.ParserWarning) # about rows with too many values
         for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
-            with suppress(ValueError): return read(io.BytesIO(lines), quoting=quoting)
+            with suppress(ValueError):
+                return read(io.BytesIO(lines), quoting=quoting)
     return pd.DataFrame()
 
+# %% ../../nbs/app/84_watch.ipynb #1fb4acda
 @patch
 def _read_header(self:GrowingCSV, lines):
     "Take the column names from the first line; returns the other lines"
@@ -95,7 +99,8 @@ def add_lines(self:GrowingCSV, lines:bytes):
     if rows.empty or 'step' not in self.names: return
     values = rows.apply(pd.to_numeric, errors='coerce').to_numpy(float)
     falls = np.diff(values[:,self.names.index('step')]) <= 0
-    for part in np.split(values, np.flatnonzero(falls)+1): self._add_means(part)
+    for part in np.split(values, np.flatnonzero(falls)+1):
+        self._add_means(part)
 
 # %% ../../nbs/app/84_watch.ipynb #41be4c2a
 @patch
@@ -105,6 +110,7 @@ def means(self:GrowingCSV, name:str)->np.ndarray: # NaN where there is no number
     sums,counts = self.sums[:,:math.ceil(self.rows/self.every),self.names.index(name)]
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
+# %% ../../nbs/app/84_watch.ipynb #af8fafad
 @patch
 def _merge_neighbours(self:GrowingCSV):
     half = self.points//2
@@ -112,6 +118,7 @@ def _merge_neighbours(self:GrowingCSV):
     self.sums[:,half:] = 0
     self.every *= 2
 
+# %% ../../nbs/app/84_watch.ipynb #efa9f4cc
 @patch
 def _forget_from(self:GrowingCSV, step):
     "Forget the means from `step` on"
@@ -124,7 +131,8 @@ def _forget_from(self:GrowingCSV, step):
 def _add_means(self:GrowingCSV, values):
     "Add rows whose steps rise"
     self._forget_from(values[0,self.names.index('step')])
-    while self.rows+len(values) > self.points*self.every: self._merge_neighbours()
+    while self.rows+len(values) > self.points*self.every:
+        self._merge_neighbours()
     bins = (self.rows+np.arange(len(values)))//self.every
     first = np.flatnonzero(np.diff(bins, prepend=-1)) # first row of each bin
     finite = np.isfinite(values)
@@ -145,8 +153,10 @@ def _seconds_left(recent):
     return seconds*(1-recent[-1,1])/progress if progress > 0 else np.nan
 
 # %% ../../nbs/app/84_watch.ipynb #4a09be4e
-def _is_number(value): return isinstance(value, (int,float)) and math.isfinite(value)
+def _is_number(value):
+    return isinstance(value, (int,float)) and math.isfinite(value)
 
+# %% ../../nbs/app/84_watch.ipynb #a756e702
 def _run_state(
     steps, # recent rows of `steps.csv`
     log, # recent rows of `log.csv`
@@ -161,7 +171,8 @@ def _run_state(
     if last == 'finished' or has_report: return 'finished'
     if not steps: return 'starting'
     epoch = log[-1].get('epoch') if log else None
-    if _is_number(epoch) and _is_number(epochs) and epoch+1 >= epochs: return 'measuring'
+    if _is_number(epoch) and _is_number(epochs) and epoch+1 >= epochs:
+        return 'measuring'
     return 'silent' if is_quiet else 'training'
 
 # %% ../../nbs/app/84_watch.ipynb #0fcefdb0
@@ -173,6 +184,7 @@ def check_run(
     raise QuantizerError(f"{escape_path(run)}: not the folder of a run, it has no config.yaml; "
         "expected a folder that 'quantizer train' made with --out")
 
+# %% ../../nbs/app/84_watch.ipynb #87ff7d2b
 def _read_cached(cache, path, parse):
     "`parse` of the file's text; the last good result if the file is missing or damaged"
     with suppress(OSError, ValueError, TypeError, yaml.YAMLError, RecursionError):
@@ -184,11 +196,14 @@ def _read_cached(cache, path, parse):
 # %% ../../nbs/app/84_watch.ipynb #070292a4
 def _nested(values, *keys):
     "A value in nested dicts; `None` if there is none"
-    for key in keys: values = values.get(key) if isinstance(values, dict) else None
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
     return values
 
-def _rounded(values, digits=5): return [float(f'{v:.{digits}g}') if math.isfinite(v) else None for v in values]
+def _rounded(values, digits=5):
+    return [float(f'{v:.{digits}g}') if math.isfinite(v) else None for v in values]
 
+# %% ../../nbs/app/84_watch.ipynb #4831f95a
 def _curves(table):
     "Column -> its means; columns without numbers are left out"
     names = [name for name in table.names if name not in ('progress','epoch','time_s')]
@@ -208,6 +223,7 @@ def _book_usage(counts, points):
     return dict(size=size, unused=int((counts == 0).sum()), x=_rounded(100*(shown+0.5)/size),
         y=_rounded(counts[shown]*size/max(1, counts.sum())))
 
+# %% ../../nbs/app/84_watch.ipynb #0aa397e6
 def _code_usage(text, points=600):
     "What the page shows of `codes.json`"
     codes = json.loads(text)
@@ -269,16 +285,22 @@ def watch_page(
 
 # %% ../../nbs/app/84_watch.ipynb #e229a224
 _POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+
 _PAGE_POLICY = _POLICY+"script-src 'self'; style-src 'self'; connect-src 'self'"
+
 _REPORT_POLICY = _POLICY+"style-src 'unsafe-inline'; media-src data:"
 
-def _page(server): return watch_page(escape_path(server.run.absolute().name)).encode()
+def _page(server):
+    return watch_page(escape_path(server.run.absolute().name)).encode()
 
-def _report(server): return (server.run/'report.html').read_bytes()
+def _report(server):
+    return (server.run/'report.html').read_bytes()
 
 def _data(server):
-    with server.lock: return json.dumps(watch_data(server.run, server.cache), allow_nan=False).encode()
+    with server.lock:
+        return json.dumps(watch_data(server.run, server.cache), allow_nan=False).encode()
 
+# %% ../../nbs/app/84_watch.ipynb #ee2faa83
 def _asset(name, server): return read_asset(name)
 
 # %% ../../nbs/app/84_watch.ipynb #3056bc78
@@ -288,7 +310,8 @@ _ROUTES = { # path -> media type, content security policy, and a function of the
     '/report.html': ('text/html', _REPORT_POLICY, _report)}
 
 for _type,_names in dict(css=('watch.css','uplot/uPlot.min.css'), javascript=('watch.js','uplot/uPlot.iife.min.js')).items():
-    for _name in _names: _ROUTES[f'/{_name}'] = (f'text/{_type}', _PAGE_POLICY, partial(_asset, _name))
+    for _name in _names:
+        _ROUTES[f'/{_name}'] = (f'text/{_type}', _PAGE_POLICY, partial(_asset, _name))
 
 # %% ../../nbs/app/84_watch.ipynb #bb2322b4
 class _Handler(BaseHTTPRequestHandler):
@@ -297,7 +320,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         host = re.sub(r':\d+$', '', self.headers.get('Host', '')).lower()
-        if host not in ('localhost','127.0.0.1'): return self.send_error(403, 'only for localhost')
+        if host not in ('localhost','127.0.0.1'):
+            return self.send_error(403, 'only for localhost')
         route = _ROUTES.get(self.path.split('?')[0])
         if route is None: return self.send_error(404)
         media_type,policy,body = route
@@ -312,7 +336,8 @@ def answer(self:_Handler, code:int, media_type:str, policy:str, body:bytes):
     headers = {'Content-Type':f'{media_type}; charset=utf-8', 'Content-Length':len(body), 'Cache-Control':'no-store',
         'X-Content-Type-Options':'nosniff', 'Content-Security-Policy':policy}
     self.send_response(code)
-    for name,value in headers.items(): self.send_header(name, value)
+    for name,value in headers.items():
+        self.send_header(name, value)
     self.end_headers()
     self.wfile.write(body)
 
@@ -345,6 +370,7 @@ def serve(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
+# %% ../../nbs/app/84_watch.ipynb #fa3fc23d
 def watch_run(
     run:str|Path, # folder of a run
     port:int=8765, # port to listen on; 0 for any free one

@@ -17,7 +17,8 @@ class SoftLoader(SourceFileLoader):
     "Run a module that needs compiled ops; if they do not load, mark them as missing instead of raising"
     def exec_module(self, module):
         try: super().exec_module(module)
-        except (OSError, ImportError, RuntimeError) as e: self._without_ops(module, e)
+        except (OSError, ImportError, RuntimeError) as e:
+            self._without_ops(module, e)
 
     def _without_ops(self, module, error):
         "Mark the ops of a library as missing, and warn"
@@ -38,7 +39,8 @@ class SoftImport(MetaPathFinder):
     def find_spec(self, fullname, path, target=None):
         if fullname not in self.modules: return None
         spec = PathFinder.find_spec(fullname, path)
-        if spec is not None: spec.loader = SoftLoader(fullname, spec.origin)
+        if spec is not None:
+            spec.loader = SoftLoader(fullname, spec.origin)
         return spec
 
 # %% ../../nbs/core/07_compat.ipynb #c4da43d6

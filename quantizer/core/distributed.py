@@ -42,6 +42,7 @@ def all_reduce_sum(
     dist.all_reduce(x)
     return x
 
+# %% ../../nbs/core/06_distributed.ipynb #005a47c1
 def broadcast_(
     x:Tensor, # Changed in place
 ):
@@ -76,6 +77,7 @@ def global_mean(
     "Mean of the values of all ranks' frames; 0 if there are none"
     return global_average(x.sum(), x.numel(), sync)
 
+# %% ../../nbs/core/06_distributed.ipynb #d9b4534f
 def global_mse(
     x:Tensor, # `(N,D)` of this rank's frames; `N` may be 0
     y:Tensor, # `(N,D)`
@@ -171,8 +173,10 @@ def process_group(
 # %% ../../nbs/core/06_distributed.ipynb #mo060009
 def _wait_for_rank_zero(turn, days):
     _group.store.wait([turn], timedelta(days=days))
-    if _group.store.get(turn) != b'done': raise dist.DistError('the first process has failed')
+    if _group.store.get(turn) != b'done':
+        raise dist.DistError('the first process has failed')
 
+# %% ../../nbs/core/06_distributed.ipynb #a599bc21
 @contextmanager
 def rank_zero_first(
     days:float=7., # Days that the other processes wait
@@ -180,12 +184,14 @@ def rank_zero_first(
     "Run the block on rank 0 first, then on the others"
     _group.turns += 1
     turn,outcome = f'turn-{_group.turns}',b'failed'
-    if rank() and _group.store is not None: _wait_for_rank_zero(turn, days)
+    if rank() and _group.store is not None:
+        _wait_for_rank_zero(turn, days)
     try:
         yield
         outcome = b'done'
     finally:
-        if not rank() and _group.store is not None: _group.store.set(turn, outcome)
+        if not rank() and _group.store is not None:
+            _group.store.set(turn, outcome)
 
 # %% ../../nbs/core/06_distributed.ipynb #mo060011
 def claims_error_report(

@@ -26,6 +26,7 @@ def escape_path(
         return f'\\x{ord(char) & 0xff:02x}' if is_byte else '\ufffd'
     return re.sub(r'\\(?=x[0-9a-f]{2})|[\x00-\x1f\x7f\ud800-\udfff]', _escape, os.fspath(path))
 
+# %% ../../nbs/core/01_errors.ipynb #f603a9a0
 def unescape_path(text:str)->str:
     "The file name that `escape_path` wrote as `text`"
     def _unescape(match):
@@ -62,4 +63,5 @@ def check_range(
     "`QuantizerError` for a value that is not from `lo` to `hi`"
     expected = f'{lo:g} or more' if hi == math.inf else f'{lo:g} to {hi:g}'
     for name,value in values.items():
-        if not lo <= value <= hi: raise QuantizerError(f'{name} is {value}: expected {expected}')
+        if not lo <= value <= hi:
+            raise QuantizerError(f'{name} is {value}: expected {expected}')

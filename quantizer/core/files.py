@@ -71,6 +71,7 @@ def _flock(fd):
     except OSError: return True
     return True
 
+# %% ../../nbs/core/03_files.ipynb #7ec48036
 @contextmanager
 def try_lock(
     path:str|Path, # Folder to lock, or file, which is created if it does not exist

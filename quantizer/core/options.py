@@ -33,17 +33,21 @@ def parse_number(value):
     "`2e-3` and `1e3` as numbers, whole ones as `int`; anything else as it is"
     if isinstance(value, (bool,int)): return value
     try: number = float(value)
-    except (TypeError, ValueError, OverflowError): return value
+    except (TypeError, ValueError, OverflowError):
+        return value
     return int(number) if number.is_integer() else number
 
 # %% ../../nbs/core/04_options.ipynb #aa32bf6b
 def _with_numbers(annotation):
     "The annotation with `parse_number` before each `int` and `float` in it"
     from pydantic import BeforeValidator
-    if annotation in (int,float): return Annotated[annotation, BeforeValidator(parse_number)]
+    if annotation in (int,float):
+        return Annotated[annotation, BeforeValidator(parse_number)]
     origin,args = get_origin(annotation),get_args(annotation)
-    if origin is Annotated: return Annotated[_with_numbers(args[0]), *args[1:]]
-    if origin in (Union,UnionType): return Union[tuple(_with_numbers(o) for o in args)]
+    if origin is Annotated:
+        return Annotated[_with_numbers(args[0]), *args[1:]]
+    if origin in (Union,UnionType):
+        return Union[tuple(_with_numbers(o) for o in args)]
     return annotation
 
 # %% ../../nbs/core/04_options.ipynb #b4cd0a43
@@ -56,9 +60,11 @@ def option_parameters(
     res = {}
     for name,p in inspect.signature(target).parameters.items():
         is_variadic = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        if name not in filled_in and not is_variadic: res[name] = p.replace(annotation=hints.get(name, Any))
+        if name not in filled_in and not is_variadic:
+            res[name] = p.replace(annotation=hints.get(name, Any))
     return res
 
+# %% ../../nbs/core/04_options.ipynb #ad2ca927
 def resume_safe_options(
     target:Callable, # A class, or a function
 )->set: # Names of its parameters that are annotated with `RESUME_SAFE`
@@ -98,7 +104,8 @@ _TYPE_NAMES = {type(None):'null', int:'a whole number', float:'a number', str:'a
 def _describe_range(limits):
     "What an `Interval`, `Ge` or `Gt` asks for"
     low,above,high = (getattr(limits, k, None) for k in ('ge','gt','le'))
-    if high is None: return f', {low:g} or more' if above is None else f' above {above:g}'
+    if high is None:
+        return f', {low:g} or more' if above is None else f' above {above:g}'
     return f' from {low:g} to {high:g}' if above is None else f' above {above:g}, up to {high:g}'
 
 # %% ../../nbs/core/04_options.ipynb #047c0646
@@ -108,8 +115,10 @@ def describe_type(annotation)->str:
     if origin is Annotated:
         limits = [o for o in args[1:] if isinstance(o, (Ge,Gt,Interval))]
         return describe_type(args[0]) + ''.join(map(_describe_range, limits))
-    if origin is Literal: return 'one of ' + ', '.join(map(str, args))
-    if origin in (Union,UnionType): return ' or '.join(map(describe_type, args))
+    if origin is Literal:
+        return 'one of ' + ', '.join(map(str, args))
+    if origin in (Union,UnionType):
+        return ' or '.join(map(describe_type, args))
     return _TYPE_NAMES.get(origin or annotation, str(annotation))
 
 # %% ../../nbs/core/04_options.ipynb #5c5b70b8
@@ -123,7 +132,8 @@ def _explain(error, options, parameters, where):
     if kind in unknown_key:
         names = ', '.join(parameters)
         return QuantizerError(f"unknown key '{path}'{nearest_name(key, parameters)}; there are: {names}")
-    if kind == 'missing': return QuantizerError(f"'{path}' is missing: it has no default")
+    if kind == 'missing':
+        return QuantizerError(f"'{path}' is missing: it has no default")
     return QuantizerError(f"'{path}' is {options[key]!r}: expected {describe_type(parameters[key].annotation)}")
 
 # %% ../../nbs/core/04_options.ipynb #507b9ee3
@@ -137,7 +147,8 @@ def check_options(
     from pydantic import ValidationError
     model = options_model(target, filled_in)
     try: checked = model.model_validate(options)
-    except ValidationError as e: raise _explain(e, options, option_parameters(target, filled_in), where) from None
+    except ValidationError as e:
+        raise _explain(e, options, option_parameters(target, filled_in), where) from None
     return {k:getattr(checked, k) for k in model.model_fields}
 
 # %% ../../nbs/core/04_options.ipynb #04f10002

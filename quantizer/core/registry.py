@@ -47,9 +47,11 @@ def load_plugin(
     "Import a user's module, which registers classes; raises `QuantizerError` naming it"
     path = Path(name)
     is_file = path.suffix == '.py'
-    if is_file and not path.is_file(): raise QuantizerError(f"{name}: no such plugin")
+    if is_file and not path.is_file():
+        raise QuantizerError(f"{name}: no such plugin")
     folder = str(path.absolute().parent)
-    if is_file and folder not in sys.path: sys.path.append(folder)
+    if is_file and folder not in sys.path:
+        sys.path.append(folder)
     try: module = import_module(path.stem if is_file else name)
     except Exception as e:
         raise QuantizerError(f"{name}: the plugin cannot be imported ({type(e).__name__}: {e})") from None

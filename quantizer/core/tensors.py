@@ -37,10 +37,12 @@ def pad_batch(
 def _as_bytes(part):
     "What is hashed of a part: of a tensor, type, shape and values"
     if isinstance(part, bytes): return part
-    if not isinstance(part, Tensor): return json.dumps(part, sort_keys=True).encode()
+    if not isinstance(part, Tensor):
+        return json.dumps(part, sort_keys=True).encode()
     values = part.detach().cpu().contiguous().flatten().view(torch.uint8)
     return f'{part.dtype}{tuple(part.shape)}'.encode() + values.numpy().tobytes()
 
+# %% ../../nbs/core/05_tensors.ipynb #3ba596af
 def fingerprint(
     *parts, # Tensors, bytes, or values that JSON can hold
 )->str: # 16 hexadecimal digits

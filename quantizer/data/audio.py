@@ -81,7 +81,8 @@ def _open_url(url):
 
 # %% ../../nbs/data/08_audio.ipynb #scabc852
 def _open_file(path):
-    if not Path(path).is_file(): raise FileNotFoundError # also a pipe or a device
+    if not Path(path).is_file():
+        raise FileNotFoundError # also a pipe or a device
     return open(path, 'rb')
 
 # %% ../../nbs/data/08_audio.ipynb #08a10007
@@ -95,11 +96,13 @@ def open_binary(
     src:str|Path|AudioBytes, # File, URL or bytes
 ):
     "Open `src` for reading; raises `AudioError` naming it"
-    if isinstance(src, AudioBytes): return _SafeBytes(src.data)
+    if isinstance(src, AudioBytes):
+        return _SafeBytes(src.data)
     name = escape_path(src)
     with explain_errors(f"{name}: cannot be opened", 'missing'):
         try: return _open_url(src) if is_url(src) else _open_file(src)
-        except FileNotFoundError: raise AudioError(f"{name}: {_why_missing(src)}", 'missing') from None
+        except FileNotFoundError:
+            raise AudioError(f"{name}: {_why_missing(src)}", 'missing') from None
         except ImportError as e:
             raise AudioError(f"{name}: a URL of this kind needs another package ({e})") from None
 
@@ -111,14 +114,17 @@ def _read_at(f, offset, n):
 # %% ../../nbs/data/08_audio.ipynb #sce6b931
 def _big_endian(data): return int.from_bytes(data, 'big')
 
+# %% ../../nbs/data/08_audio.ipynb #4d09007f
 def _mp3_end(f, head):
     "Where an MP3 file should end, from its first frame; 0 if that does not say"
     start = 0
-    if head[:3] == b'ID3': start = 10 + sum((byte & 127) << 7*(3-i) for i,byte in enumerate(head[6:10]))
+    if head[:3] == b'ID3':
+        start = 10 + sum((byte & 127) << 7*(3-i) for i,byte in enumerate(head[6:10]))
     frame = _read_at(f, start, 64)
     mark = max(frame.find(o) for o in (b'Xing', b'Info', b'VBRI'))
     if frame[:1] != b'\xff' or mark < 0: return 0
-    if frame[mark:mark+4] == b'VBRI': return start + _big_endian(frame[mark+10:mark+14])
+    if frame[mark:mark+4] == b'VBRI':
+        return start + _big_endian(frame[mark+10:mark+14])
     has_frames,has_bytes = frame[mark+7] & 1,frame[mark+7] & 2
     field = mark + 8 + 4*has_frames
     return start + _big_endian(frame[field:field+4]) if has_bytes else 0
@@ -131,7 +137,8 @@ def _expected_end(f, head, size):
         n = int.from_bytes(first, 'little')
         return 8+n if n < 0x7ffff000 else 0
     if head[:4] == b'FORM': return 8+_big_endian(first)
-    if head[:4] == b'.snd': return _big_endian(first)+second if second != 0xffffffff else 0
+    if head[:4] == b'.snd':
+        return _big_endian(first)+second if second != 0xffffffff else 0
     end = _mp3_end(f, head)
     return end if end-size >= 400 else 0
 
@@ -161,12 +168,16 @@ def _missing_part(f, size):
 
 # %% ../../nbs/data/08_audio.ipynb #6587ef2e
 MAX_HOURS = 24 # Longest recording that a header may claim
+
 MAX_UNPACKED = 2**29 # Bytes of float32; a file may exceed this or the ratio, but not both
+
 MAX_RATIO = 1000 # Of these bytes to the size of the file
 
+# %% ../../nbs/data/08_audio.ipynb #039943f8
 def _check_claim(audio, size):
     "Why the length in a header is not believed; `None` if it is"
-    if audio.frames > 2**62: return 'its header does not say how long it is; write it anew'
+    if audio.frames > 2**62:
+        return 'its header does not say how long it is; write it anew'
     hours,unpacked = audio.frames/audio.samplerate/3600,4*audio.frames*audio.channels
     if hours > MAX_HOURS:
         return f'its header claims {hours:,.0f} hours; recordings of up to {MAX_HOURS} hours are read'
@@ -201,13 +212,15 @@ class _CodecFile:
         self.frames = round((about.duration_seconds or 0)*about.sample_rate)
     def seek(self, position): self.position = position
     def read(self, n, **_):
-        if self.samples is None: self.samples = self.decoder.get_all_samples().data.T.numpy()
+        if self.samples is None:
+            self.samples = self.decoder.get_all_samples().data.T.numpy()
         start,self.position = self.position,self.position+n
         return self.samples[start:self.position]
     def close(self): pass
 
 # %% ../../nbs/data/08_audio.ipynb #b31765bd
-def _reason(error): return first_line(error).removesuffix('.').split(': ')[-1].lower()
+def _reason(error):
+    return first_line(error).removesuffix('.').split(': ')[-1].lower()
 
 def _decoder(src, f):
     "A `SoundFile` or a `_CodecFile`"
@@ -222,9 +235,11 @@ def _decoder(src, f):
 def _decode_checked(src, f, name):
     "A decoder for `src`, if the file is complete and its claim is plausible"
     size = f.seek(0, os.SEEK_END)
-    if size == 0: raise AudioError(f"{name}: the file is empty (0 bytes)", 'empty')
+    if size == 0:
+        raise AudioError(f"{name}: the file is empty (0 bytes)", 'empty')
     missing = _missing_part(f, size)
-    if missing: raise AudioError(f"{name}: truncated ({missing})", 'truncated')
+    if missing:
+        raise AudioError(f"{name}: truncated ({missing})", 'truncated')
     is_ogg = _read_at(f, 0, 4) == b'OggS'
     last_page = _last_ogg_page(f, size)[1] if is_ogg else None
     audio = _decoder(src, f)
@@ -293,7 +308,8 @@ def _read_ogg(audio, start, n):
     if len(mono) == n and start+n < audio.frames:
         again = _read_ogg_at(audio, start+n-tail, tail)
         difference,level = np.abs(again-mono[-tail:]).mean(),np.abs(mono[-tail:]).mean()
-        if difference > 0.1*level+1e-4: raise RuntimeError('a part of it is missing')
+        if difference > 0.1*level+1e-4:
+            raise RuntimeError('a part of it is missing')
     return mono
 
 # %% ../../nbs/data/08_audio.ipynb #08a10016
@@ -308,7 +324,8 @@ def _read_mono(audio, start, n, name):
     if n-len(mono) > tolerance:
         raise AudioError(f"{name}: truncated or damaged "
             f"({len(mono):,} of {n:,} samples could be read)", 'truncated')
-    if not np.isfinite(mono).all(): raise AudioError(f"{name}: holds NaN or infinite samples", 'NaN')
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{name}: holds NaN or infinite samples", 'NaN')
     return torch.from_numpy(mono)
 
 # %% ../../nbs/data/08_audio.ipynb #08a10018
@@ -351,16 +368,19 @@ def load_audio(
     with _open_audio(src) as audio:
         rate,total = audio.samplerate,audio.frames
         start,end = span_samples(rate, total, start_s, duration_s)
-        if total == 0: raise AudioError(f"{name}: holds no samples", 'empty')
+        if total == 0:
+            raise AudioError(f"{name}: holds no samples", 'empty')
         if not 0 <= start < end <= total:
             raise AudioError(f"{name}: the span from {start_s:g} s to {end/rate:g} s "
                 f"is not inside its {total/rate:g} s", 'span')
-        if sample_rate in (None, rate): return _read_mono(audio, start, end-start, name)
+        if sample_rate in (None, rate):
+            return _read_mono(audio, start, end-start, name)
         return _read_resampled(audio, start, end, sample_rate, name)
 
 # %% ../../nbs/data/08_audio.ipynb #e0229e3d
 def _dbfs(x): return 20*x.clamp(min=1e-6).log10()
 
+# %% ../../nbs/data/08_audio.ipynb #5fe79ea3
 def levels(
     wav:Tensor, # `(S,)`
     sample_rate:int=16000, # Sample rate of `wav`

@@ -26,6 +26,7 @@ def noise_options(
     p:Fraction=1., # Probability of adding noise
 ): pass
 
+# %% ../../nbs/data/13_augment.ipynb #33c072c6
 def spec_options(
     time_masks:NonNegativeInt=2, # Number of masks over time
     time_width:NonNegativeInt=40, # Longest time mask, in frames
@@ -35,16 +36,20 @@ def spec_options(
 ): pass
 
 # %% ../../nbs/data/13_augment.ipynb #8ffcb76f
-def _is_number(value, lo, hi): return type(value) in (int,float) and lo <= value <= hi
+def _is_number(value, lo, hi):
+    return type(value) in (int,float) and lo <= value <= hi
 
 def _check_span(key, span, lo, hi):
     "Refuse what is not a range `[low, high]` within `lo` to `hi`"
-    if len(span) == 2 and all(_is_number(o, lo, hi) for o in span) and span[0] <= span[1]: return
+    if len(span) == 2 and all(_is_number(o, lo, hi) for o in span) and span[0] <= span[1]:
+        return
     raise QuantizerError(f"'{key}' is {span!r}: expected a range [low, high] within {lo:g} to {hi:g}")
 
+# %% ../../nbs/data/13_augment.ipynb #977fe28a
 def _check_speed(factors):
     "Refuse factors that cannot be resampled cheaply"
-    if factors and all(_is_number(o, 0.5, 2) and math.isclose(100*o, round(100*o)) for o in factors): return
+    if factors and all(_is_number(o, 0.5, 2) and math.isclose(100*o, round(100*o)) for o in factors):
+        return
     raise QuantizerError(f"'augment.speed' is {factors!r}: expected a list of factors from 0.5 to 2, in steps of 0.01")
 
 # %% ../../nbs/data/13_augment.ipynb #114468f7
@@ -58,7 +63,8 @@ class Augment:
         speed:list|None=None, # Factors to choose from: `[0.9, 1.0, 1.1]`; changes tempo and pitch together
         spec:dict|None=None, # Mask features: a block of `spec_options`
     ):
-        if gain is not None: _check_span('augment.gain', gain, -60, 60)
+        if gain is not None:
+            _check_span('augment.gain', gain, -60, 60)
         if speed is not None: _check_speed(speed)
         self.gain,self.speed = gain,speed
         self.noise = None if noise is None else check_options(noise_options, noise, 'augment.noise')
@@ -89,12 +95,15 @@ def make_noise(
 @patch
 def draw_noise(self:Augment, n:int, sample_rate:int, rng:np.random.Generator)->Tensor:
     "`n` samples of noise"
-    if self.noises is None: return make_noise(n, self.noise['kind'], rng)
+    if self.noises is None:
+        return make_noise(n, self.noise['kind'], rng)
     i = int(rng.integers(len(self.noises)))
     file,(start_s,duration_s) = self.noises.source(i),self.noises.df.loc[i, ['start_s','duration_s']]
-    if math.isnan(duration_s): duration_s = probe(file).duration_s-start_s
+    if math.isnan(duration_s):
+        duration_s = probe(file).duration_s-start_s
     spare_s = duration_s-n/sample_rate-0.1
-    if spare_s > 0: noise = load_audio(file, sample_rate, start_s+rng.uniform(0, spare_s), n/sample_rate+0.05)
+    if spare_s > 0:
+        noise = load_audio(file, sample_rate, start_s+rng.uniform(0, spare_s), n/sample_rate+0.05)
     else: noise = self.noises.audio(i, sample_rate)
     return noise.repeat(-(-n//len(noise)))[:n]
 
@@ -115,7 +124,8 @@ def wave(self:Augment,
         noise = self.draw_noise(len(wav), sample_rate, noise_rng)
         power = wav.square().sum()/noise.square().sum().clamp(min=1e-20)
         wav = wav + noise*(power/10**(snr/10)).sqrt()
-    if self.gain: wav = wav*10**(gain_rng.uniform(*self.gain)/20)
+    if self.gain:
+        wav = wav*10**(gain_rng.uniform(*self.gain)/20)
     return wav
 
 # %% ../../nbs/data/13_augment.ipynb #dc29670d
@@ -132,6 +142,7 @@ def spec(self:Augment,
     _hide_spans(hidden.T, m['freq_masks'], min(m['freq_width'], D), rng)
     return torch.where(hidden, feats.mean(0), feats)
 
+# %% ../../nbs/data/13_augment.ipynb #a5f5e91d
 def _hide_spans(hidden, masks, widest, rng):
     for _ in range(masks):
         width = int(rng.integers(widest+1))

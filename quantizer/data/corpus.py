@@ -49,14 +49,17 @@ def _check_columns(df, name):
     if 'path' not in df:
         hint,columns = nearest_name('path', df.columns),', '.join(map(str, df.columns))
         raise QuantizerError(f"{name}: there is no column 'path'{hint}; its columns are: {columns}")
-    if not len(df): raise QuantizerError(f"{name}: holds no recordings")
+    if not len(df):
+        raise QuantizerError(f"{name}: holds no recordings")
     repeated = df.columns[df.columns.duplicated()]
-    if len(repeated): raise QuantizerError(f"{name}: there are two columns '{repeated[0]}'")
+    if len(repeated):
+        raise QuantizerError(f"{name}: there are two columns '{repeated[0]}'")
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0006
 def _to_seconds(values, column, name):
     is_float = pd.api.types.is_float_dtype(values)
-    if not is_float: values = values.astype(object) # otherwise a date becomes a number
+    if not is_float:
+        values = values.astype(object) # otherwise a date becomes a number
     seconds = pd.to_numeric(values, errors='coerce').astype(float)
     bad = values[~np.isfinite(seconds) & values.notna() & (values != '')].astype(object)
     if len(bad):
@@ -67,7 +70,8 @@ def _to_seconds(values, column, name):
 # %% ../../nbs/data/09_corpus.ipynb #sccb837d
 def _to_text(values):
     is_text = pd.api.types.is_string_dtype(values.dtype)
-    if not is_text: values = values.astype(object) # otherwise categories refuse ''
+    if not is_text:
+        values = values.astype(object) # otherwise categories refuse ''
     return values.fillna('').astype(str)
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0007
@@ -75,7 +79,8 @@ def _complete_columns(df, name):
     "The table with all `COLUMNS` first, in their types"
     for column,default in COLUMNS.items():
         if column not in df: df[column] = default
-        elif default != '': df[column] = _to_seconds(df[column], column, name).fillna(default)
+        elif default != '':
+            df[column] = _to_seconds(df[column], column, name).fillna(default)
         else: df[column] = _to_text(df[column])
     return df[[*COLUMNS, *(o for o in df if o not in COLUMNS)]]
 
@@ -97,7 +102,8 @@ class Corpus:
         self.problem_kinds = {k: getattr(v, 'kind', 'left out') for k,v in problems.items()}
         self._check_rows()
     def __len__(self): return len(self.df)
-    def __repr__(self): return f'Corpus({self.name}: {len(self):,} recordings)'
+    def __repr__(self):
+        return f'Corpus({self.name}: {len(self):,} recordings)'
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0010
 @patch
@@ -119,7 +125,8 @@ def _check_rows(self:Corpus):
         + (f', and {more} more rows repeat one' if more else ''))
 
 # %% ../../nbs/data/09_corpus.ipynb #7a255326
-def _span_suffix(start_s): return f'#{float(start_s)!r}' if start_s else ''
+def _span_suffix(start_s):
+    return f'#{float(start_s)!r}' if start_s else ''
 
 @patch
 def id(self:Corpus, i:int)->str:
@@ -190,7 +197,8 @@ class Recording:
 @patch
 def __getitem__(self:Corpus, i):
     "Recording `i`; a slice, a mask or a list of numbers gives a smaller corpus"
-    if isinstance(i, (int,np.integer)): return Recording(self, range(len(self))[i])
+    if isinstance(i, (int,np.integer)):
+        return Recording(self, range(len(self))[i])
     return self.select(np.arange(len(self))[i])
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0016
@@ -218,7 +226,8 @@ def _repr_html_(self:Corpus):
 def ids(self:Corpus):
     "Names of all recordings, as a pandas array"
     names,is_span = self.df.path.copy(),self.df.start_s.to_numpy() != 0
-    if is_span.any(): names[is_span] = names[is_span] + self.df.start_s[is_span].map(_span_suffix)
+    if is_span.any():
+        names[is_span] = names[is_span] + self.df.start_s[is_span].map(_span_suffix)
     return names.array
 
 # %% ../../nbs/data/09_corpus.ipynb #scd435a2
@@ -227,7 +236,8 @@ def select(self:Corpus, keep)->Corpus:
     "The recordings that a boolean mask or a list of row numbers selects"
     keep,res = np.asarray(keep),copy.copy(self)
     res.df = (self.df[keep] if keep.dtype == bool else self.df.iloc[keep]).reset_index(drop=True)
-    if not len(res): raise QuantizerError(f"{self.name}: holds no recordings")
+    if not len(res):
+        raise QuantizerError(f"{self.name}: holds no recordings")
     return res
 
 # %% ../../nbs/data/09_corpus.ipynb #scfdb624
@@ -237,7 +247,8 @@ def part(self:Corpus,
 )->Corpus:
     "The recordings of one split"
     keep = (self.df.split == split).to_numpy()
-    if not keep.any(): raise QuantizerError(f"{self.name}: no recording is in its '{split}' part")
+    if not keep.any():
+        raise QuantizerError(f"{self.name}: no recording is in its '{split}' part")
     return self.select(keep)
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0018
@@ -262,8 +273,10 @@ class _AudioSearch:
     def __init__(self, top):
         self.files,self.file_links,self.starts = [],[],[top]
         self.visited,self.problems = set(),{} # inodes; folder that cannot be read -> reason
-        while self.starts: self.walk(heapq.heappop(self.starts))
-        for path in sorted(self.file_links): self.add_link(path)
+        while self.starts:
+            self.walk(heapq.heappop(self.starts))
+        for path in sorted(self.file_links):
+            self.add_link(path)
 
 # %% ../../nbs/data/09_corpus.ipynb #sc5f3268
 @patch
@@ -306,10 +319,13 @@ def walk(self:_AudioSearch, start):
 def add(self:_AudioSearch, entry, folders):
     "Put an entry of a folder on the list that it belongs to"
     if entry.is_symlink():
-        if os.path.isdir(entry.path): heapq.heappush(self.starts, entry.path)
-        elif has_audio_suffix(entry.name): self.file_links.append(entry.path)
+        if os.path.isdir(entry.path):
+            heapq.heappush(self.starts, entry.path)
+        elif has_audio_suffix(entry.name):
+            self.file_links.append(entry.path)
     elif entry.is_dir(): folders.append(entry.path)
-    elif has_audio_suffix(entry.name) and entry.is_file(): self.files.append(entry.path)
+    elif has_audio_suffix(entry.name) and entry.is_file():
+        self.files.append(entry.path)
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0022
 @patch
@@ -317,7 +333,8 @@ def add_link(self:_AudioSearch, path):
     if os.path.exists(path):
         target = os.path.realpath(path)
         is_listed = has_audio_suffix(target) and _inode(os.path.dirname(target)) in self.visited
-        if is_listed or not os.path.isfile(target) or not self.is_new(target): return
+        if is_listed or not os.path.isfile(target) or not self.is_new(target):
+            return
     self.files.append(path)
 
 # %% ../../nbs/data/09_corpus.ipynb #sc3b06fc
@@ -327,7 +344,8 @@ def from_folder(cls:Corpus,
 )->Corpus:
     "All audio files below `path`; links are followed"
     top,name = str(path),escape_path(path)
-    if not Path(path).is_dir(): raise QuantizerError(f"{name}: no such folder")
+    if not Path(path).is_dir():
+        raise QuantizerError(f"{name}: no such folder")
     search = _AudioSearch(top)
     if not search.files:
         raise QuantizerError(f"{name}: no audio files in this folder or below it "
@@ -382,8 +400,10 @@ def sample(cls:Corpus)->Corpus:
     return corpus
 
 # %% ../../nbs/data/09_corpus.ipynb #4ec16133
-def _hash(name, seed): return hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()
+def _hash(name, seed):
+    return hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()
 
+# %% ../../nbs/data/09_corpus.ipynb #278a4544
 def _groups_to_hold_out(sizes, target, seed):
     "The first groups in the order of their hashes that have `target` recordings together"
     held_out,total = [],0
@@ -401,7 +421,8 @@ def _check_split(self:Corpus):
     split = self.df.split
     self._refuse_rows(split == '', lambda i: ' has no split, others have one')
     for o in SPLITS[:2]:
-        if o not in set(split): raise QuantizerError(f"{self.name}: its split column never says '{o}'")
+        if o not in set(split):
+            raise QuantizerError(f"{self.name}: its split column never says '{o}'")
 
 # %% ../../nbs/data/09_corpus.ipynb #1dea0031
 @patch

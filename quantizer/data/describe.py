@@ -22,7 +22,8 @@ def _kind(error): return getattr(error, 'kind', 'left out')
 # %% ../../nbs/data/18_describe.ipynb #sc0a079c
 def _probe_row(info):
     "A row of `PROBE_COLUMNS`, from an `AudioInfo` or the error that came instead"
-    if isinstance(info, QuantizerError): return None,None,None,np.nan,_kind(info),str(info)
+    if isinstance(info, QuantizerError):
+        return None,None,None,np.nan,_kind(info),str(info)
     return info.format,info.sample_rate,info.channels,info.duration_s,'',''
 
 # %% ../../nbs/data/18_describe.ipynb #sccb3e84
@@ -74,7 +75,8 @@ def measure_levels(self:Corpus,
         source = self.source(i)
         return levels(load_audio(source, None, *self.span(i)), probe(source).sample_rate)
     rows = np.flatnonzero(table.kind.isin(READABLE))
-    if n < len(rows): rows = rows[np.linspace(0, len(rows)-1, n).astype(int)]
+    if n < len(rows):
+        rows = rows[np.linspace(0, len(rows)-1, n).astype(int)]
     results = map_threaded(_levels, rows, progress)
     for i,error in zip(rows, results):
         if isinstance(error, QuantizerError):
@@ -100,7 +102,8 @@ def summarize_levels(
 # %% ../../nbs/data/18_describe.ipynb #18de0018
 LENGTH_EDGES = (0,1,2,5,10,20,30,60,np.inf) # seconds
 
-def _count(values): return values[values != ''].value_counts().to_dict()
+def _count(values):
+    return values[values != ''].value_counts().to_dict()
 
 # %% ../../nbs/data/18_describe.ipynb #sc2956db
 def count_lengths(
@@ -139,5 +142,6 @@ def describe(self:Corpus,
     res = dict(recordings=len(self)) | _describe_files(readable)
     res |= dict(speakers=len(_count(df.speaker)), languages=_count(df.language), splits=_count(df.split))
     res |= dict(lengths=count_lengths(readable.seconds))
-    if len(measured): res |= dict(levels=summarize_levels(measured))
+    if len(measured):
+        res |= dict(levels=summarize_levels(measured))
     return res | self._describe_problems(table)

@@ -33,13 +33,15 @@ def quiet_transformers(log):
         log.set_verbosity(verbosity)
         if has_bar: log.enable_progress_bar()
 
+# %% ../../nbs/data/12_encoders.ipynb #9dad9c71
 def _explain(model, files, error):
     "Why a model could not be loaded, as a `QuantizerError`"
     if Path(model).is_dir():
         return QuantizerError(f"{model}: no model that can be read; expected {files} as transformers saves them "
             f"({' '.join(str(error).split())[:150]})")
     is_path = Path(model).is_absolute() or str(model).startswith('.')
-    if is_path: return QuantizerError(f"{model}: no such folder with a model")
+    if is_path:
+        return QuantizerError(f"{model}: no such folder with a model")
     return QuantizerError(f"'{model}': neither a folder nor a model that can be loaded from the Hugging Face hub; "
         f"if this machine is offline, run 'hf download {model} --local-dir DIR' on another, copy the folder, and give its path")
 
@@ -50,7 +52,8 @@ def _from_pretrained(kind, model, files, **kwargs):
         raise QuantizerError("pretrained encoders need transformers: pip install 'quantizer[encoders]'") from None
     with quiet_transformers(transformers.utils.logging):
         try: return getattr(transformers, kind).from_pretrained(model, **kwargs)
-        except Exception as e: raise _explain(model, files, e) from None # damaged files raise all kinds of exceptions
+        except Exception as e:
+            raise _explain(model, files, e) from None # damaged files raise all kinds of exceptions
 
 # %% ../../nbs/data/12_encoders.ipynb #adf2ab4e
 def load_pretrained(
@@ -60,7 +63,8 @@ def load_pretrained(
     "Load a network with `transformers`; raises `QuantizerError` if it or a part of it is missing"
     net,info = _from_pretrained(kind, model, 'config.json and model.safetensors', output_loading_info=True)
     missing = sorted(o for o in info['missing_keys'] if not o.startswith('decoder.') and o != 'masked_spec_embed')
-    if missing: raise QuantizerError(f"{model}: incomplete, {len(missing)} weights are missing ('{missing[0]}', ...)")
+    if missing:
+        raise QuantizerError(f"{model}: incomplete, {len(missing)} weights are missing ('{missing[0]}', ...)")
     return net.float()
 
 # %% ../../nbs/data/12_encoders.ipynb #0d439881
@@ -80,7 +84,8 @@ class PretrainedEncoder(FeatureExtractor):
     window_s,margin_s = 30,2 # windows overlap by 4 s and are joined in the middle of the overlap
     def train(self, mode=True): return super().train(False)
     @property
-    def identity(self): return {k:v for k,v in self.settings.items() if k != 'model'}
+    def identity(self):
+        return {k:v for k,v in self.settings.items() if k != 'model'}
     def encode(self, wav:Tensor, lengths:Tensor)->Tensor:
         "`(B,T,D)` of waveforms `(B,S)` no longer than a window; frames beyond an item's own do not matter"
         raise NotImplementedError
@@ -101,7 +106,8 @@ def freeze(self:PretrainedEncoder,
         raise QuantizerError(f"layer is {layer}: {self.model} has {n} layers, expected {-n-1} to {n}")
     used = layer % (n+1)
     stack.layers = stack.layers[:used]
-    if used < n and norm_last: stack.layer_norm = nn.Identity()
+    if used < n and norm_last:
+        stack.layer_norm = nn.Identity()
     self.weights = fingerprint(*net.state_dict().values())
     if weights not in (None, self.weights):
         raise QuantizerError(f"{self.model}: holds weights {self.weights}, expected {weights}: name another folder")
@@ -109,8 +115,10 @@ def freeze(self:PretrainedEncoder,
     self.eval()
 
 # %% ../../nbs/data/12_encoders.ipynb #ac4f5c95
-def _absolute(model): return str(Path(model).absolute()) if Path(model).is_dir() else model
+def _absolute(model):
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
+# %% ../../nbs/data/12_encoders.ipynb #6d862223
 @patch
 @torch.no_grad()
 def frames(self:PretrainedEncoder, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
@@ -121,7 +129,8 @@ def frames(self:PretrainedEncoder, wav:Tensor, lengths:Tensor, mask:Tensor)->Ten
         some = windows[k:k+len(wav)]
         x,real = pad_batch([wav[item,first:last] for item,first,last,_,_ in some])
         encoded = self.encode(x, real.sum(1).to(x.device))
-        for (item,_,_,drop,keep),y in zip(some, encoded): parts[item].append(y[drop:drop+keep].float())
+        for (item,_,_,drop,keep),y in zip(some, encoded):
+            parts[item].append(y[drop:drop+keep].float())
     feats,_ = pad_batch([torch.cat(o) for o in parts])
     return pad(feats, (0, 0, 0, mask.shape[1]-feats.shape[1]))
 
@@ -133,7 +142,8 @@ def encoder_layer(
 )->Tensor: # `(B,T,D)`
     "One layer of Whisper's encoder, with a mask"
     h,attn = layer.self_attn_layer_norm(x),layer.self_attn
-    def _heads(proj): return proj(h).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
+    def _heads(proj):
+        return proj(h).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
     h = scaled_dot_product_attention(_heads(attn.q_proj), _heads(attn.k_proj), _heads(attn.v_proj), mask)
     x = x + attn.out_proj(h.transpose(1, 2).flatten(2))
     return x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
@@ -170,7 +180,8 @@ def encode(self:WhisperEncoder, wav:Tensor, lengths:Tensor)->Tensor:
     x = gelu(conv1(mel.mT.to(conv1.weight.dtype)))*mask[:,None]
     x = gelu(conv2(x)).mT + positions[:(x.shape[-1]+1)//2]
     mask = None if mask.all() else mask[:,None,None,::2]
-    for layer in self.net.layers: x = encoder_layer(layer, x, mask)
+    for layer in self.net.layers:
+        x = encoder_layer(layer, x, mask)
     return self.net.layer_norm(x)
 
 # %% ../../nbs/data/12_encoders.ipynb #f57dc2eb
@@ -192,7 +203,8 @@ class SSLEncoder(PretrainedEncoder):
         self.model,self.dim,self.do_normalize = _absolute(model),cfg.hidden_size,pre.do_normalize
         self.group_norm = cfg.feat_extract_norm == 'group'
         self.freeze(net, layer, dtype, weights, norm_last=cfg.do_stable_layer_norm)
-    def num_frames(self, samples): return (samples-self.win_length)//self.hop_length + 1
+    def num_frames(self, samples):
+        return (samples-self.win_length)//self.hop_length + 1
 
 # %% ../../nbs/data/12_encoders.ipynb #493fdd7c
 def normalize_waves(wav:Tensor, lengths:Tensor)->Tensor:
@@ -202,10 +214,12 @@ def normalize_waves(wav:Tensor, lengths:Tensor)->Tensor:
     var = ((wav-mean)*real).square().sum(1, keepdim=True)/lengths[:,None]
     return (wav-mean)/(var+1e-7).sqrt()*real
 
+# %% ../../nbs/data/12_encoders.ipynb #d432fab7
 @patch
 def convolve(self:SSLEncoder, wav:Tensor, lengths:Tensor)->Tensor:
     "`(B,T,C)` of waveforms: the convolutions"
-    if not self.group_norm or lengths.min() == wav.shape[1]: return self.net.feature_extractor(wav).mT
+    if not self.group_norm or lengths.min() == wav.shape[1]:
+        return self.net.feature_extractor(wav).mT
     return pad_batch([self.net.feature_extractor(x[None,:n])[0].mT for x,n in zip(wav, lengths.tolist())])[0]
 
 # %% ../../nbs/data/12_encoders.ipynb #20e93e44

@@ -46,6 +46,7 @@ class Long:
     "A recording to be read window by window"
     samples:int # At the sample rate of the extractor
 
+# %% ../../nbs/data/15_extract.ipynb #1fe1262c
 @dataclass
 class Failed:
     "A recording that cannot be read"
@@ -60,7 +61,8 @@ def load_recording(
 )->Wave|Long|Failed:
     "Decode a recording, unless it is long"
     try:
-        if seconds > extractor.window_s: return Long(recording_samples(corpus, i, extractor.sample_rate))
+        if seconds > extractor.window_s:
+            return Long(recording_samples(corpus, i, extractor.sample_rate))
         return Wave(corpus.audio(i, extractor.sample_rate))
     except QuantizerError as e: return Failed(e)
     except Exception as e:
@@ -81,6 +83,7 @@ def long_frames(
         wav = load_audio(corpus.source(i), sr, start_s+first/sr, (last-first)/sr)
         yield extract_waves(extractor, [wav])[0][drop:drop+keep]
 
+# %% ../../nbs/data/15_extract.ipynb #90bfe909
 def extract_waves(
     extractor:FeatureExtractor,
     wavs:list[Tensor], # `(S_i,)` each
@@ -100,7 +103,8 @@ def length_batches(
     if not batch_s: return [[i] for i in range(len(seconds))]
     batches = []
     for i in np.argsort(seconds, kind='stable').tolist():
-        if batches and max(seconds[i], 1e-3)*(len(batches[-1])+1) <= batch_s: batches[-1].append(i)
+        if batches and max(seconds[i], 1e-3)*(len(batches[-1])+1) <= batch_s:
+            batches[-1].append(i)
         else: batches.append([i])
     return batches
 
@@ -111,9 +115,11 @@ def prefetch(
     batches:list[list], # Numbers
 ):
     "Yield batches with what `load` returns for each number, loading one batch ahead"
-    def _submit(batch): return [pool.submit(load, i) for i in batch]
+    def _submit(batch):
+        return [pool.submit(load, i) for i in batch]
     if pool is None:
-        for batch in batches: yield batch,[load(i) for i in batch]
+        for batch in batches:
+            yield batch,[load(i) for i in batch]
         return
     ahead = _submit(batches[0])
     for batch,following in zip(batches, [*batches[1:], []]):
@@ -164,15 +170,18 @@ def extract_shard(
     "Write one shard"
     number,items = task
     columns = source_columns(corpus.select(items)).to_dict('records')
-    def _load(k): return load_recording(corpus, items[k], extractor, seconds[items[k]])
+    def _load(k):
+        return load_recording(corpus, items[k], extractor, seconds[items[k]])
     decoders = ThreadPoolExecutor(threads) if threads else nullcontext()
     with write_shard(Folder(path), number, dtype) as shard, decoders as pool:
         for batch,loaded in prefetch(pool, _load, length_batches(seconds[items], batch_s)):
-            if len(batch) > 1 and not extractor.needs_text: loaded = extract_together(extractor, loaded)
+            if len(batch) > 1 and not extractor.needs_text:
+                loaded = extract_together(extractor, loaded)
             for k,recording in zip(batch, loaded):
                 shard.add(recording_frames(recording, corpus, items[k], extractor), **columns[k])
                 row = shard.rows[-1]
-                if row['problem']: row['problem'] = name_file(row['problem'], corpus.file(items[k]))
+                if row['problem']:
+                    row['problem'] = name_file(row['problem'], corpus.file(items[k]))
                 on_progress(float(seconds[items[k]]))
     return number
 
@@ -187,12 +196,14 @@ def plan_shards(
     part = (np.cumsum(sizes)-sizes)//(shard_mb*2**20)
     return list(enumerate(np.split(items, np.flatnonzero(np.diff(part))+1), first))
 
+# %% ../../nbs/data/15_extract.ipynb #dd8dbf73
 def _estimate_seconds(corpus):
     "About how long each recording is: from the manifest, or the header"
     seconds = corpus.df.duration_s.to_numpy(float, copy=True)
     def _probe(i):
         try: return recording_samples(corpus, i, 1000)/1000
-        except Exception: return 0. # its error is reported when it is extracted
+        except Exception:
+            return 0. # its error is reported when it is extracted
     unknown = np.flatnonzero(np.isnan(seconds))
     seconds[unknown] = map_threaded(_probe, unknown)
     return seconds
@@ -208,14 +219,16 @@ def _is_done(task, folder, manifest, corpus):
 # %% ../../nbs/data/15_extract.ipynb #33428004
 def _new_recordings(folder, manifest, corpus, needs_text):
     "The recordings of `corpus` to extract"
-    if manifest['index'] is None: return np.arange(len(corpus))
+    if manifest['index'] is None:
+        return np.arange(len(corpus))
     index = read_index(folder, manifest)
     at = find_recordings(index, corpus)
     is_new = at < 0
     if needs_text:
         stored = index.iloc[np.maximum(at, 0)]
         is_new |= stored.problem.to_numpy() != ''
-        for c in ('text','language'): is_new |= stored[c].to_numpy() != corpus.df[c].to_numpy()
+        for c in ('text','language'):
+            is_new |= stored[c].to_numpy() != corpus.df[c].to_numpy()
     return np.flatnonzero(is_new)
 
 # %% ../../nbs/data/15_extract.ipynb #8b13fc5a
@@ -224,13 +237,15 @@ class Progress:
     "How much sound is done, counted by all processes"
     total:float # Seconds to do
     is_shown:bool=True # Print a line on standard error
-    def __post_init__(self): self.done,self.start,self.shown_at = multiprocessing.Value('d', 0.),time.time(),0.
+    def __post_init__(self):
+        self.done,self.start,self.shown_at = multiprocessing.Value('d', 0.),time.time(),0.
     def add(self, seconds:float):
         with self.done.get_lock(): self.done.value += seconds
     def show(self, last:bool=False):
         "Print the progress, at most twice a second"
         took = time.time()-self.start
-        if not self.is_shown or (took < self.shown_at+0.5 and not last): return
+        if not self.is_shown or (took < self.shown_at+0.5 and not last):
+            return
         self.shown_at,done = took,self.done.value
         rate = done/max(took, 1e-3)
         left = max(0, self.total-done)/max(rate, 1e-9)
@@ -249,6 +264,7 @@ def _start_child(work, progress, parent):
         os._exit(1)
     threading.Thread(target=_watch, daemon=True).start()
 
+# %% ../../nbs/data/15_extract.ipynb #1f015fda
 def _do_in_child(task): return _child(task)
 
 # %% ../../nbs/data/15_extract.ipynb #efb2deb6
@@ -282,7 +298,8 @@ def _run_pool(left, work, workers, progress):
                 left.pop(jobs.pop(job))
             progress.show()
     finally:
-        for process in list((pool._processes or {}).values()): process.terminate()
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
         pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/data/15_extract.ipynb #5788ec26
@@ -295,7 +312,8 @@ def run_ray(
     try: import ray, ray.data
     except ImportError:
         raise QuantizerError("data.extract.launcher is 'ray', which needs: pip install 'quantizer[ray]'") from None
-    def _work(row): return dict(shard=work(tasks[row['task']], lambda seconds: None))
+    def _work(row):
+        return dict(shard=work(tasks[row['task']], lambda seconds: None))
     jobs = ray.data.from_items([dict(task=k) for k in range(len(tasks))], override_num_blocks=len(tasks))
     jobs.map(_work, compute=ray.data.TaskPoolStrategy(workers or None)).materialize()
 
@@ -314,9 +332,11 @@ def run_tasks(tasks:list, work, workers:int, launcher:str, progress:Progress):
 # %% ../../nbs/data/15_extract.ipynb #323eabdd
 @contextmanager
 def _locked(folder):
-    if folder.local: Path(folder.root).mkdir(parents=True, exist_ok=True)
+    if folder.local:
+        Path(folder.root).mkdir(parents=True, exist_ok=True)
     with try_lock(folder.root) if folder.local else nullcontext(True) as is_ours:
-        if not is_ours: raise QuantizerError(f"{folder.path}: another process is extracting into it")
+        if not is_ours:
+            raise QuantizerError(f"{folder.path}: another process is extracting into it")
         yield
 
 # %% ../../nbs/data/15_extract.ipynb #86a86a66
@@ -339,7 +359,8 @@ def build_store(
         sweep_store(folder, manifest)
         items = _new_recordings(folder, manifest, corpus, extractor.needs_text)
         how = workers,batch_s,shard_mb,launcher,progress
-        if len(items): _extract(items, folder, manifest, corpus, extractor, *how)
+        if len(items):
+            _extract(items, folder, manifest, corpus, extractor, *how)
         store = FeatureStore(path, corpus=corpus)
         if len(store): return store
         problem = next(iter(store.problems.values()))

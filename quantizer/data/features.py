@@ -50,7 +50,8 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.sample_rate,self.win_length,self.hop_length = sample_rate,win_length,hop_length
         check_range(1, math.inf, sample_rate=sample_rate, win_length=win_length, hop_length=hop_length)
-        if win_length % 2: raise QuantizerError(f"win_length is {win_length}: expected an even number")
+        if win_length % 2:
+            raise QuantizerError(f"win_length is {win_length}: expected an even number")
     def num_frames(self, samples):
         "Frames of `samples` samples (an int or a tensor, at least `win_length`)"
         return samples//self.hop_length + 1
@@ -92,7 +93,8 @@ def forward(self:FeatureExtractor,
     lengths:Tensor|None=None, # `(B,)` real samples of each item; all of them by default
 )->tuple[Tensor,Tensor]: # Features `(B,T,D)`, zero where padded, and their mask `(B,T)`
     "Extract features; raises `QuantizerError` if an item is shorter than one frame"
-    if lengths is None: lengths = torch.full((len(wav),), wav.shape[1], device=wav.device)
+    if lengths is None:
+        lengths = torch.full((len(wav),), wav.shape[1], device=wav.device)
     shortest = int(lengths.min())
     if shortest < self.win_length:
         needed = f'{self.win_length}, {1000*self.win_length/self.sample_rate:g} ms'
@@ -170,7 +172,8 @@ def frames(self:FrontEnd, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
     "`(B,T,D)` features of waveforms `(B,S)`"
     T = mask.shape[1]
     x = self.padded(wav, lengths).unfold(1, self.win_length, self.hop_length)[:,:T]
-    if x.device.type != 'cpu': return self.finish(self.in_chunks(x, max(1, 2**17//len(x))), mask)
+    if x.device.type != 'cpu':
+        return self.finish(self.in_chunks(x, max(1, 2**17//len(x))), mask)
     items = [self.in_chunks(o[:n], 256) for o,n in zip(x, mask.sum(1).tolist())]
     items = [o if len(o) == T else nn.functional.pad(o, (0, 0, 0, T-len(o))) for o in items]
     return self.finish(items[0][None] if len(items) == 1 else torch.stack(items), mask)
@@ -236,14 +239,16 @@ class MFCC(FrontEnd):
         self.n_mfcc,self.n_mels,self.deltas = n_mfcc,n_mels,deltas
         self.dim,self.receptive_radius = n_mfcc*(1+deltas),2*deltas
         self.register_buffer('dct', create_dct(n_mfcc, n_mels, 'ortho'), persistent=False)
-    def values(self, bands): return (bands + 1e-6).log() @ self.dct
+    def values(self, bands):
+        return (bands + 1e-6).log() @ self.dct
 
 # %% ../../nbs/data/11_features.ipynb #11a10008
 @patch
 def finish(self:MFCC, feats:Tensor, mask:Tensor)->Tensor:
     "Append the deltas"
     orders = [feats]
-    for _ in range(self.deltas): orders.append(deltas(orders[-1], mask))
+    for _ in range(self.deltas):
+        orders.append(deltas(orders[-1], mask))
     return torch.cat(orders, -1)
 
 # %% ../../nbs/data/11_features.ipynb #f8ce1591
@@ -257,8 +262,10 @@ class WhisperLogMel(FrontEnd):
         check_range(1, 200, n_mels=n_mels)
         self.set_bank(*_hann_mel(self, n_mels, norm='slaney', mel_scale='slaney'))
         self.n_mels = self.dim = n_mels
-    def num_frames(self, samples): return samples//self.hop_length
-    def values(self, bands): return bands.clamp(min=1e-10).log10()
+    def num_frames(self, samples):
+        return samples//self.hop_length
+    def values(self, bands):
+        return bands.clamp(min=1e-10).log10()
     def finish(self, feats, mask):
         loudest = feats.masked_fill(~mask[...,None], -math.inf).amax((1,2), keepdim=True)
         return (feats.maximum(loudest-8) + 4)/4
@@ -279,18 +286,21 @@ class FBank(FrontEnd):
         check_range(100, math.inf, sample_rate=sample_rate)
         check_range(4, win_length//2, n_mels=n_mels)
         check_range(1, win_length, hop_length=hop_length)
-        if scale <= 0: raise QuantizerError(f"scale is {scale:g}: expected more than 0")
+        if scale <= 0:
+            raise QuantizerError(f"scale is {scale:g}: expected more than 0")
         self.n_mels,self.dim,self.snip_edges,self.scale = n_mels,n_mels,snip_edges,scale
         n_fft = 2**math.ceil(math.log2(win_length))
         filters = get_mel_banks(n_mels, n_fft, sample_rate, 20., 0., 100., -500., 1.)[0].T
         window = torch.hann_window(win_length, periodic=False)**0.85
         self.set_bank(window, nn.functional.pad(filters, (0,0,0,1))) # with the last frequency
-    def values(self, bands): return bands.clamp(min=torch.finfo(torch.float32).eps).log()
+    def values(self, bands):
+        return bands.clamp(min=torch.finfo(torch.float32).eps).log()
 
 # %% ../../nbs/data/11_features.ipynb #11a10009
 @patch
 def num_frames(self:FBank, samples):
-    if self.snip_edges: return (samples-self.win_length)//self.hop_length + 1
+    if self.snip_edges:
+        return (samples-self.win_length)//self.hop_length + 1
     return (samples + self.hop_length//2)//self.hop_length
 
 # %% ../../nbs/data/11_features.ipynb #sc931f82

@@ -53,7 +53,8 @@ def _count_samples(corpus, sample_rate):
     problems,ids = {},corpus.ids
     def _samples(i):
         try: return recording_samples(corpus, i, sample_rate)
-        except QuantizerError as e: problems[ids[i]] = name_file(e, corpus.file(i))
+        except QuantizerError as e:
+            problems[ids[i]] = name_file(e, corpus.file(i))
         return 0
     samples = np.array(map_threaded(_samples, np.arange(len(corpus))), dtype=np.int64)
     if samples.any(): return samples,problems
@@ -65,7 +66,8 @@ def _count_samples(corpus, sample_rate):
 def load_span(self:LiveFeatures, i, start, frames, stretch=1.):
     "Samples of recording `i` for some frames from `start` on, `stretch` times as many as needed"
     sr,first = self.extractor.sample_rate,round(start*self.extractor.sample_rate/self.frame_rate)
-    if frames == self.frames[i]: return self.corpus.audio(i, sr)
+    if frames == self.frames[i]:
+        return self.corpus.audio(i, sr)
     left = int(self.samples[i])-first
     needed = bisect_left(range(left), frames, self.extractor.win_length, key=self.extractor.num_frames)
     duration_s = min(math.ceil(needed*stretch), left)/sr
@@ -78,9 +80,11 @@ def span(self:LiveFeatures, i, start, frames, epoch):
     sr,augment = self.extractor.sample_rate,self.augment
     is_changed = augment is not None and augment.needs_waveform and self.corpus.df.at[i,'split'] == 'train'
     wav = self.load_span(i, start, frames, augment.stretch if is_changed else 1.)
-    if is_changed: wav = augment.wave(wav, sr, np.random.default_rng((self.seed, epoch, i)))
+    if is_changed:
+        wav = augment.wave(wav, sr, np.random.default_rng((self.seed, epoch, i)))
     return self.extractor(wav[None])[0][0][:frames]
 
+# %% ../../nbs/data/16_live.ipynb #413b169a
 @patch
 @torch.no_grad()
 def read_into(self:LiveFeatures, out, at, items, starts, lengths, epoch=0):

@@ -31,12 +31,14 @@ def _splitmix64(x):
     x = (x^(x>>np.uint64(27)))*np.uint64(0x94D049BB133111EB)
     return x^(x>>np.uint64(31))
 
+# %% ../../nbs/data/17_loaders.ipynb #c5c9b8bb
 def random_bits(
     *keys, # Integers, or arrays of integers that broadcast
 )->np.ndarray: # uint64, of the shape that `keys` broadcast to, with one dimension at least
     "64 random bits for each combination of keys"
     bits = np.zeros(1, np.uint64)
-    for key in keys: bits = _splitmix64(bits^np.asarray(key).astype(np.uint64))
+    for key in keys:
+        bits = _splitmix64(bits^np.asarray(key).astype(np.uint64))
     return bits
 
 # %% ../../nbs/data/17_loaders.ipynb #b4f6adbe
@@ -61,7 +63,8 @@ def random_permutation(
     x,outside = np.atleast_1d(np.asarray(numbers)).astype(np.uint64),slice(None)
     while True:
         left,right = x[outside]>>shift,x[outside]&low_mask
-        for key in round_keys: left,right = right,left^(_splitmix64(right^key)&low_mask)
+        for key in round_keys:
+            left,right = right,left^(_splitmix64(right^key)&low_mask)
         x[outside] = left<<shift|right
         outside = np.flatnonzero(x >= n)
         if not len(outside): return x.astype(np.int64)
@@ -81,7 +84,8 @@ class Segments:
         edges = [(k+end)*frames[recording]//counts[recording] for end in (0,1)]
         self.items,self.starts,self.lengths = items[recording],edges[0],edges[1]-edges[0]
     def __len__(self): return len(self.items)
-    def __getitem__(self, i): return self.items[i],self.starts[i],self.lengths[i]
+    def __getitem__(self, i):
+        return self.items[i],self.starts[i],self.lengths[i]
 
 # %% ../../nbs/data/17_loaders.ipynb #cea6dfa6
 class BatchPlan(NamedTuple):
@@ -92,8 +96,10 @@ class BatchPlan(NamedTuple):
     rows:np.ndarray # Row of the batch, ascending
     offsets:np.ndarray # Where in the row its first frame goes
     @property
-    def num_rows(self)->int: return int(self.rows[-1])+1 if len(self.rows) else 0
+    def num_rows(self)->int:
+        return int(self.rows[-1])+1 if len(self.rows) else 0
 
+# %% ../../nbs/data/17_loaders.ipynb #f5231135
 def one_per_row(items, starts, lengths)->BatchPlan:
     "A batch with one segment in each row"
     n = len(items)
@@ -112,12 +118,14 @@ class EpochPlan:
         raise NotImplementedError
     def keep_last(self, function, *args):
         "`function(*args)`, computed only if the last call had other `args`"
-        if self._last[0] != args: self._last = args,function(*args)
+        if self._last[0] != args:
+            self._last = args,function(*args)
         return self._last[1]
 
 # %% ../../nbs/data/17_loaders.ipynb #aced68e4
 WINDOWS_AT_ONCE = 16
 
+# %% ../../nbs/data/17_loaders.ipynb #4d74b12f
 class RandomCrops(EpochPlan):
     "Random crops, globally shuffled"
     def __init__(self,
@@ -198,6 +206,7 @@ def jittered_order(self:LengthBuckets, epoch):
     noise = random_bits(self.seed, epoch, np.arange(len(self.segments))).astype(np.float64)/2**64
     return np.argsort(self.segments.lengths*(1+self.jitter*noise), kind='stable')
 
+# %% ../../nbs/data/17_loaders.ipynb #82d83f4a
 @patch
 def batch(self:LengthBuckets, epoch, step)->BatchPlan:
     "What is in batch `step` of `epoch`"
@@ -214,7 +223,8 @@ def pack_rows(
 )->list[list[tuple[int,int]]]: # For each row, segments and the slots at which they begin
     "Fill rows by best fit, decreasing"
     waiting = defaultdict(list) # segments by size
-    for i in np.argsort(sizes, kind='stable').tolist(): waiting[int(sizes[i])].append(i)
+    for i in np.argsort(sizes, kind='stable').tolist():
+        waiting[int(sizes[i])].append(i)
     left,rows = sorted(waiting),[]
     while left:
         row,used = [],0
@@ -238,7 +248,8 @@ class PackedRows(EpochPlan):
         seed:int=0,
     ):
         sizes,capacity = (-(-frames//packing_gap)+1 for frames in (segments.lengths, row)) # with the gap after it
-        if sizes.max() > capacity: raise ValueError(f"a segment of {segments.lengths.max()} frames in rows of {row}")
+        if sizes.max() > capacity:
+            raise ValueError(f"a segment of {segments.lengths.max()} frames in rows of {row}")
         rows = pack_rows(sizes, capacity)
         self.order,slots = np.concatenate(rows).T
         self.offsets,self.edges = slots*packing_gap,np.cumsum([0, *map(len, rows)])
@@ -268,8 +279,10 @@ def for_rank(self:BatchPlan, rank, world)->BatchPlan:
 # %% ../../nbs/data/17_loaders.ipynb #0286e37d
 class BufferPool:
     "Tensors in memory that nobody holds any more, as new memory costs more than filling it"
-    def __init__(self, dtype): self.dtype,self.buffers = dtype,[]
-    def __reduce__(self): return BufferPool,(self.dtype,) # another process begins with an empty pool
+    def __init__(self, dtype):
+        self.dtype,self.buffers = dtype,[]
+    def __reduce__(self):
+        return BufferPool,(self.dtype,) # another process begins with an empty pool
     def empty(self, *shape:int)->torch.Tensor:
         "A tensor of `shape`, uninitialised"
         size = math.prod(shape)
@@ -290,7 +303,8 @@ class BatchDataset(Dataset):
     world:int=1 # Processes that train together
     augment:Callable|None=None # Function of `(feats (T,D), epoch, recording)` that changes a segment in place
     targets:Callable|None=None # Function of recordings that returns a tuple of tensors for the batch
-    def __post_init__(self): self.buffers = BufferPool(self.source.dtype)
+    def __post_init__(self):
+        self.buffers = BufferPool(self.source.dtype)
     def __len__(self): return len(self.plan)
 
 # %% ../../nbs/data/17_loaders.ipynb #d2030ab8
@@ -299,11 +313,14 @@ def mask_and_ids(self:BatchPlan, B, T, packed)->tuple[np.ndarray,np.ndarray]:
     "Which frames are real `(B,T)`, and the recordings: `(B,)`, or `(B,T)` if `packed`"
     if packed:
         ids = np.full((B,T), -1)
-        for item,_,length,row,offset in zip(*self): ids[row,offset:offset+length] = item
+        for item,_,length,row,offset in zip(*self):
+            ids[row,offset:offset+length] = item
         return ids >= 0,ids
-    if not len(self.items): return np.zeros((B,T), bool),np.full(1, -1)
+    if not len(self.items):
+        return np.zeros((B,T), bool),np.full(1, -1)
     mask = np.ones((B,T), bool)
-    for row in np.flatnonzero(self.lengths < T): mask[row,self.lengths[row]:] = False
+    for row in np.flatnonzero(self.lengths < T):
+        mask[row,self.lengths[row]:] = False
     return mask,self.items
 
 # %% ../../nbs/data/17_loaders.ipynb #a760b96a
@@ -314,23 +331,27 @@ def __getitem__(self:BatchDataset,
     "A batch"
     epoch,step = divmod(position, len(self.plan))
     plan = self.plan.batch(epoch, step)
-    if self.world > 1: plan = plan.for_rank(self.rank, self.world)
+    if self.world > 1:
+        plan = plan.for_rank(self.rank, self.world)
     B,T = max(1, plan.num_rows),int((plan.offsets+plan.lengths).max(initial=1))
     feats = self.buffers.empty(B, T, self.source.dim)
     frames = feats.numpy().reshape(B*T, -1)
     lengths = self.source.read_into(frames, plan.rows*T+plan.offsets, *plan[:3], epoch)
-    if lengths is not None: plan = plan._replace(lengths=np.asarray(lengths))
+    if lengths is not None:
+        plan = plan._replace(lengths=np.asarray(lengths))
     mask,ids = plan.mask_and_ids(B, T, self.plan.packed)
     if not mask.all(): frames[~mask.ravel()] = 0
     if self.augment:
-        for item,_,length,row,offset in zip(*plan): self.augment(feats[row,offset:offset+length], epoch, int(item))
+        for item,_,length,row,offset in zip(*plan):
+            self.augment(feats[row,offset:offset+length], epoch, int(item))
     targets = self.targets(plan.items) if self.targets else ()
     return feats,torch.from_numpy(mask),*targets,torch.from_numpy(ids)
 
 # %% ../../nbs/data/17_loaders.ipynb #080213c9
 class ResumableSampler(Sampler):
     "Positions of the batches of one epoch"
-    def __init__(self, steps:int): self.steps,self.position = steps,0
+    def __init__(self, steps:int):
+        self.steps,self.position = steps,0
     def __len__(self): return self.steps
     def __iter__(self):
         epoch = self.position//self.steps
@@ -350,22 +371,28 @@ def with_text(
     "Those of `items` that have a text and can be used whole; raises `QuantizerError` if there are none"
     items = items[targets.has[items]]
     without = _first('; the first without one: ', targets.store)
-    if not len(items): raise QuantizerError(f"no recording of the '{split}' part has a text{without}")
+    if not len(items):
+        raise QuantizerError(f"no recording of the '{split}' part has a text{without}")
     long = source.frames[items] > max(1, round(longest_s*source.frame_rate))
     which = f"{len(items)} recordings of the '{split}' part are longer"
     why = 'text goes with whole recordings'
-    if long.all(): raise QuantizerError(f"longest_s is {longest_s:g}, and all {which}: {why}")
-    if long.any(): warnings.warn(f"{long.sum()} of {which} than longest_s, {longest_s:g}: they are left out, as {why}")
+    if long.all():
+        raise QuantizerError(f"longest_s is {longest_s:g}, and all {which}: {why}")
+    if long.any():
+        warnings.warn(f"{long.sum()} of {which} than longest_s, {longest_s:g}: they are left out, as {why}")
     return items[~long]
 
-def _first(text, source): return ''.join(text+problem for problem in list(source.problems.values())[:1])
+# %% ../../nbs/data/17_loaders.ipynb #59c9503d
+def _first(text, source):
+    return ''.join(text+problem for problem in list(source.problems.values())[:1])
 
 # %% ../../nbs/data/17_loaders.ipynb #e90412e6
 def usable_recordings(source, split:str, targets, longest_s:float)->np.ndarray:
     "The recordings of a split that go into batches; raises `QuantizerError` if there are none"
     items = source.part(split)
     skipped = _first(f'; {len(source.problems)} were skipped, the first: ', source)
-    if not len(items): raise QuantizerError(f"no recording that could be used is in the '{split}' part{skipped}")
+    if not len(items):
+        raise QuantizerError(f"no recording that could be used is in the '{split}' part{skipped}")
     return with_text(items, source, targets, split, longest_s) if targets else items
 
 # %% ../../nbs/data/17_loaders.ipynb #09742660
@@ -376,7 +403,8 @@ def batch_loader(
 )->DataLoader:
     "A PyTorch loader of a dataset whose items are batches"
     options = dict(collate_fn=noop, pin_memory=torch.cuda.is_available())
-    if workers: options |= dict(num_workers=workers, persistent_workers=True, prefetch_factor=4)
+    if workers:
+        options |= dict(num_workers=workers, persistent_workers=True, prefetch_factor=4)
     generator = torch.Generator() # workers draw their seeds from it, not from the numbers that training uses
     return DataLoader(dataset, batch_size=None, sampler=ResumableSampler(steps), generator=generator, **options)
 
@@ -398,12 +426,14 @@ def feature_loaders(
 )->DataLoaders:
     "Training batches, and whole validation recordings"
     check_range(1, np.inf, batch_size=batch_size)
-    if targets and batching != 'buckets': raise QuantizerError(f"batching is '{batching}': texts need 'buckets'")
+    if targets and batching != 'buckets':
+        raise QuantizerError(f"batching is '{batching}': texts need 'buckets'")
     crop,longest,bucket = (max(1, round(s*source.frame_rate)) for s in (crop_s, longest_s, batch_size*longest_s/2))
     buckets = partial(LengthBuckets, batch_frames=bucket*world)
     packed = partial(PackedRows, row=longest, packing_gap=packing_gap)
     plans = dict(crops=partial(RandomCrops, crop=crop), buckets=buckets, packed=packed)
-    if batching not in plans: raise QuantizerError(f"batching is '{batching}': expected one of {', '.join(plans)}")
+    if batching not in plans:
+        raise QuantizerError(f"batching is '{batching}': expected one of {', '.join(plans)}")
     def _loader(split, make_plan, augment=None, epoch_steps=None):
         items = usable_recordings(source, split, targets, longest_s)
         plan = make_plan(Segments(items, source.frames[items], longest), batch_size*world, seed=seed)

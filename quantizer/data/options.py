@@ -59,6 +59,7 @@ def crop_within_longest(data):
         longest = data['longest_s']
         raise QuantizerError(f"'data.crop_s' is {data['crop_s']}: expected at most 'data.longest_s', {longest}")
 
+# %% ../../nbs/data/18_options.ipynb #9c8d1032
 def waveform_needs_live(data):
     "A store holds features, so the waveform can only be changed live"
     if data['augment'] is None or data['live']: return
@@ -75,6 +76,7 @@ def check_data(
     "Check the block `data` and complete it; raises `QuantizerError` naming the key"
     data = check_options(DataOptions, block, 'data')
     data['extract'] = check_options(ExtractOptions, data['extract'] or {}, 'data.extract')
-    if data['augment'] is not None: data['augment'] = check_options(Augment, data['augment'], 'data.augment')
+    if data['augment'] is not None:
+        data['augment'] = check_options(Augment, data['augment'], 'data.augment')
     for rule in DATA_RULES: rule(data)
     return data

@@ -35,6 +35,7 @@ def _member_problem(member, size):
 # %% ../../nbs/data/10_sources.ipynb #10a10003
 _TAR_ERRORS = (tarfile.TarError, OSError, OverflowError, RecursionError, ValueError)
 
+# %% ../../nbs/data/10_sources.ipynb #e4ff6ad1
 def _tar_headers(f):
     "Yield the header of each file in the tar `f`; raises `AudioError` if the archive is damaged"
     offset = -1
@@ -58,7 +59,8 @@ def _check_end(f, offset):
     "A tar ends with a block of zeros"
     f.seek(offset)
     block = f.read(512)
-    if not block: raise AudioError('truncated (it has no end mark)', 'truncated')
+    if not block:
+        raise AudioError('truncated (it has no end mark)', 'truncated')
     if any(block) or len(block) < 512:
         raise AudioError('damaged (what follows is not a header)', 'damaged')
 
@@ -72,7 +74,8 @@ def _clean_text(value):
 # %% ../../nbs/data/10_sources.ipynb #sc4bce5f
 def _parse_metadata(name, data, rename):
     "The metadata in a `.txt` or `.json` file"
-    if name.endswith('.txt'): return dict(text=_clean_text(data.decode('utf-8', 'replace')))
+    if name.endswith('.txt'):
+        return dict(text=_clean_text(data.decode('utf-8', 'replace')))
     values = {rename.get(k, k): _clean_text(v) for k,v in json.loads(data).items() if v is not None}
     return {k:v for k,v in values.items() if k in METADATA_FIELDS}
 
@@ -105,7 +108,8 @@ def add(self:TarIndex, member):
     elif has_audio_suffix(name):
         row = dict(path=name, shard=self.shard, offset=member.offset_data, bytes=member.size)
         self.rows.append((sample, row))
-    elif name.endswith(('.txt','.json')): self.add_metadata(member, name, sample)
+    elif name.endswith(('.txt','.json')):
+        self.add_metadata(member, name, sample)
 
 # %% ../../nbs/data/10_sources.ipynb #sc683819
 @patch
@@ -138,7 +142,8 @@ def _read_range(path, start, n):
 # %% ../../nbs/data/10_sources.ipynb #sc2eee89
 class TarReader:
     "Reads recordings that are members of tar files"
-    def size(self, corpus, i): return int(corpus.df.at[i,'bytes'])
+    def size(self, corpus, i):
+        return int(corpus.df.at[i,'bytes'])
     def source(self, corpus, i):
         "The bytes of recording `i`"
         name,n = escape_path(corpus.file(i)),self.size(corpus, i)
@@ -151,7 +156,8 @@ class TarReader:
 # %% ../../nbs/data/10_sources.ipynb #10a10009
 def _list_shards(path, suffix):
     "The folder or URL that shards are in, and their names"
-    if not is_folder(path): return parent_path(path),[escape_path(os.path.basename(path))]
+    if not is_folder(path):
+        return parent_path(path),[escape_path(os.path.basename(path))]
     return path,[escape_path(o) for o in sorted(o.name for o in Path(path).glob(f'*{suffix}'))]
 
 # %% ../../nbs/data/10_sources.ipynb #sc9618cb
@@ -170,7 +176,8 @@ def from_tar(cls:Corpus,
     "The recordings of WebDataset shards; members that cannot be used are in `problems`"
     (root,shards),tables,problems = _list_shards(path, '.tar'),[],{}
     for shard in shards:
-        with open_binary(join_path(root, shard)) as f: index = TarIndex(f, shard, rename or {})
+        with open_binary(join_path(root, shard)) as f:
+            index = TarIndex(f, shard, rename or {})
         problems |= index.problems
         if index.rows: tables.append(index.table())
     if not tables:
@@ -192,7 +199,8 @@ def _name_rows(df, paths, splits):
     "`df` with the columns `path` and, if there is one, `split`"
     paths = pd.Series(paths, dtype=object).fillna('').map(escape_path)
     if splits is not None: df['split'] = splits
-    if 'split' in df: df['split'] = df.split.fillna('').map(_split_name)
+    if 'split' in df:
+        df['split'] = df.split.fillna('').map(_split_name)
     names = df.split + '/' + paths if 'split' in df else paths
     if (paths == '').any() or names.duplicated().any():
         names = pd.Series([f'row-{i:07d}' for i in range(len(df))])
@@ -205,9 +213,12 @@ class CellReader:
     def source(self, corpus, i):
         "The bytes in the cell of recording `i`, or the file that it names"
         name = escape_path(corpus.file(i))
-        with explain_errors(f"{name}: damaged", 'damaged'): cell = self.cell(corpus.df, i) or {}
-        if cell.get('bytes') is not None: return AudioBytes(name, cell['bytes'])
-        if cell.get('path'): return join_path(corpus.root, escape_path(cell['path']))
+        with explain_errors(f"{name}: damaged", 'damaged'):
+            cell = self.cell(corpus.df, i) or {}
+        if cell.get('bytes') is not None:
+            return AudioBytes(name, cell['bytes'])
+        if cell.get('path'):
+            return join_path(corpus.root, escape_path(cell['path']))
         raise AudioError(f"{name}: holds no samples (its cell is empty)", 'empty')
 
 # %% ../../nbs/data/10_sources.ipynb #sc501a34
@@ -215,13 +226,16 @@ class DatasetReader(CellReader):
     "Reads cells of a `Dataset`"
     def __init__(self, dataset, column):
         self.dataset,self.column = dataset.select_columns(column),column
-    def cell(self, df, i): return self.dataset[int(df.at[i,'row'])][self.column]
+    def cell(self, df, i):
+        return self.dataset[int(df.at[i,'row'])][self.column]
 
 # %% ../../nbs/data/10_sources.ipynb #10a10013
 class ParquetReader(CellReader):
     "Reads cells of Parquet files"
-    def __init__(self, files, column): self.files,self.column,self.last = files,column,(None,None)
-    def __getstate__(self): return self.__dict__ | dict(last=(None,None))
+    def __init__(self, files, column):
+        self.files,self.column,self.last = files,column,(None,None)
+    def __getstate__(self):
+        return self.__dict__ | dict(last=(None,None))
     def cell(self, df, i):
         path,row = self.files[df.at[i,'shard']],int(df.at[i,'row'])
         with open_binary(path) as f:
@@ -242,7 +256,8 @@ def _explain_parquet(path):
 
 def _audio_column(path):
     "The column of a Parquet file with cells of `bytes` and `path`, if there is one"
-    with open_binary(path) as f, _explain_parquet(path): schema = pq.read_schema(f)
+    with open_binary(path) as f, _explain_parquet(path):
+        schema = pq.read_schema(f)
     for column in schema:
         fields = [o.name for o in column.type] if pa.types.is_struct(column.type) else []
         if {'bytes','path'} <= {*fields}: return column.name
@@ -276,6 +291,7 @@ def _from_parquet(cls:Corpus, path, rename):
 # %% ../../nbs/data/10_sources.ipynb #10a10017
 DATASET_FILES = ('dataset_info.json','dataset_dict.json')
 
+# %% ../../nbs/data/10_sources.ipynb #1497cbc2
 def _open_dataset(source, name):
     "A `Dataset`, and the split of each row if it comes from a `DatasetDict`"
     try: import datasets
@@ -298,14 +314,16 @@ def _dataset_column(ds, name):
     from datasets import Audio
     for column,feature in ds.features.items():
         has_bytes = isinstance(feature, dict) and 'bytes' in feature
-        if has_bytes or isinstance(feature, Audio): return column
+        if has_bytes or isinstance(feature, Audio):
+            return column
     columns = ', '.join(ds.column_names)
     raise QuantizerError(f"{name}: no column of audio; its columns are: {columns}")
 
 # %% ../../nbs/data/10_sources.ipynb #e8711ec4
 def _dataset_paths(ds, column):
     "The paths in the audio cells"
-    if ds._indices is None: return [o.get('path').as_py() for o in ds.data.column(column)]
+    if ds._indices is None:
+        return [o.get('path').as_py() for o in ds.data.column(column)]
     return [o[column]['path'] for o in ds.select_columns(column)]
 
 # %% ../../nbs/data/10_sources.ipynb #sc2b2863
@@ -317,7 +335,8 @@ def from_dataset(cls:Corpus,
     "The recordings of a Hugging Face dataset"
     is_path = isinstance(source, (str,Path))
     is_saved = is_path and any((Path(source)/o).is_file() for o in DATASET_FILES)
-    if is_path and not is_saved: return cls._from_parquet(source, rename)
+    if is_path and not is_saved:
+        return cls._from_parquet(source, rename)
     name = escape_path(source) if is_saved else 'dataset'
     ds,splits = _open_dataset(source, name)
     column = _dataset_column(ds, name)
@@ -331,8 +350,10 @@ def from_dataset(cls:Corpus,
 
 # %% ../../nbs/data/10_sources.ipynb #0618ad0c
 LHOTSE = ('.jsonl','.jsonl.gz')
+
 _JSON_ERRORS = (ValueError, OSError, EOFError, zlib.error, RecursionError)
 
+# %% ../../nbs/data/10_sources.ipynb #29726cf5
 def _read_json_lines(path):
     "Yield the objects of a `.jsonl` or `.jsonl.gz` file"
     name,number = escape_path(path),1
@@ -341,7 +362,8 @@ def _read_json_lines(path):
             for number,line in enumerate(gzip.open(f) if name.endswith('.gz') else f, 1):
                 if not line.strip(): continue
                 item = json.loads(line)
-                if not isinstance(item, dict): raise ValueError('not an object')
+                if not isinstance(item, dict):
+                    raise ValueError('not an object')
                 yield item
         except _JSON_ERRORS as e:
             raise QuantizerError(f"{name}: cannot be read from about line {number} on ({e})") from None
@@ -351,9 +373,11 @@ def _find_recording(item, recordings):
     "The recording that a line is about"
     if item.get('recording'): return item['recording']
     key = item.get('recording_id')
-    if 'recording_id' not in item and 'sources' in item: return item
+    if 'recording_id' not in item and 'sources' in item:
+        return item
     if key in recordings: return recordings[key]
-    if 'recording_id' in item: raise QuantizerError(f"no recording is called '{key}'")
+    if 'recording_id' in item:
+        raise QuantizerError(f"no recording is called '{key}'")
     raise QuantizerError('not a span of one recording')
 
 # %% ../../nbs/data/10_sources.ipynb #sc5a21a0
@@ -362,7 +386,8 @@ def _recording_path(recording, channel):
     sources = recording['sources']
     is_file = len(sources) == 1 and sources[0]['type'] in ('file','url')
     if not is_file: raise QuantizerError('not a single file')
-    if recording.get('transforms'): raise QuantizerError('changed on the fly by transforms')
+    if recording.get('transforms'):
+        raise QuantizerError('changed on the fly by transforms')
     channels = 1 if channel is None else len(recording.get('channel_ids') or sources[0]['channels'])
     if channels > 1:
         raise QuantizerError(f'one of {channels} channels: the channels of a file are averaged here')
@@ -440,27 +465,32 @@ class CorpusFormat:
 def _has_suffix(suffix):
     "Does a file end in `suffix`, or a folder hold a file that does?"
     def _matches(source, names):
-        if names is None: return str(source).lower().rstrip('/').endswith(suffix)
+        if names is None:
+            return str(source).lower().rstrip('/').endswith(suffix)
         return any(o.endswith(suffix) for o in names)
     return _matches
 
 # %% ../../nbs/data/10_sources.ipynb #sc271597
-def _is_sample(source, names): return str(source).lower() == 'sample'
+def _is_sample(source, names):
+    return str(source).lower() == 'sample'
 
 def _is_folder(source, names): return names is not None
 
 # %% ../../nbs/data/10_sources.ipynb #sc9ef1d3
 def _is_dataset(source, names):
     "A `Dataset` of Hugging Face, or a folder that `save_to_disk` wrote?"
-    if names is not None: return not names.isdisjoint(DATASET_FILES)
+    if names is not None:
+        return not names.isdisjoint(DATASET_FILES)
     return hasattr(source, 'cast_column') or hasattr(source, 'column_names')
 
 # %% ../../nbs/data/10_sources.ipynb #scc997da
-def _holds_audio(source, names): return any(map(has_audio_suffix, names or ()))
+def _holds_audio(source, names):
+    return any(map(has_audio_suffix, names or ()))
 
 def _is_parquet(source, names):
     "A Parquet file with a column of audio, or a folder of Parquet files?"
-    if not _has_suffix('.parquet')(source, names): return False
+    if not _has_suffix('.parquet')(source, names):
+        return False
     return names is not None or _audio_column(source) is not None
 
 # %% ../../nbs/data/10_sources.ipynb #5915938f
@@ -477,6 +507,7 @@ FORMATS = dict( # in the order in which they are tried
 # %% ../../nbs/data/10_sources.ipynb #10a10023
 COMPRESSED = ('.tar.gz','.tgz','.tar.bz2','.tar.xz','.tar.zst','.zip')
 
+# %% ../../nbs/data/10_sources.ipynb #b335382a
 def _why_no_format(source):
     "The message for a source in none of the `FORMATS`"
     if not isinstance(source, (str,Path)):

@@ -32,9 +32,11 @@ class Folder:
         except (ValueError, ImportError) as e:
             raise QuantizerError(f"{path}: no such address can be opened ({str(e).splitlines()[0]})") from None
     def file(self, name): return f'{self.root}/{name}'
-    def has(self, name): return self.fs.isfile(self.file(name))
+    def has(self, name):
+        return self.fs.isfile(self.file(name))
     def size(self, name): return self.fs.size(self.file(name))
-    def read(self, name): return self.fs.cat_file(self.file(name))
+    def read(self, name):
+        return self.fs.cat_file(self.file(name))
     def remove(self, name): self.fs.rm_file(self.file(name))
     def names(self)->list[str]:
         "Names of the files, half-written ones included; empty if there is no such folder"
@@ -48,7 +50,8 @@ def create(self:Folder, name:str):
     "Yield a local path to write to; the file gets its name if the block ends without an error"
     if self.local:
         try:
-            with atomic_path(self.file(name)) as tmp: yield tmp
+            with atomic_path(self.file(name)) as tmp:
+                yield tmp
         except OSError as e:
             e.filename = e.filename or self.file(name) # the error of a full disk has no file name
             raise
@@ -77,7 +80,8 @@ def add(self:Shard,
     start,crc,frames = self.file.tell(),0,0
     try:
         for part in parts:
-            with np.errstate(over='ignore'): part = np.ascontiguousarray(part, self.dtype)
+            with np.errstate(over='ignore'):
+                part = np.ascontiguousarray(part, self.dtype)
             if not np.isfinite(part).all():
                 raise QuantizerError(f"features that are not finite numbers in {self.dtype.__name__}")
             self.file.write(part)
@@ -90,8 +94,10 @@ def add(self:Shard,
     self.rows.append(row|place)
 
 # %% ../../nbs/data/14_store.ipynb #32c4a78d
-def _shard(number, suffix='bin'): return f'shard-{number:05d}.{suffix}'
+def _shard(number, suffix='bin'):
+    return f'shard-{number:05d}.{suffix}'
 
+# %% ../../nbs/data/14_store.ipynb #69d533f8
 @contextmanager
 def write_shard(
     folder:Folder,
@@ -102,24 +108,30 @@ def write_shard(
     with folder.create(_shard(number)) as tmp, open(tmp, 'wb') as f:
         shard = Shard(f, number, dtype)
         yield shard
-    with folder.create(_shard(number, 'parquet')) as tmp: pd.DataFrame(shard.rows).to_parquet(tmp, index=False)
+    with folder.create(_shard(number, 'parquet')) as tmp:
+        pd.DataFrame(shard.rows).to_parquet(tmp, index=False)
 
 # %% ../../nbs/data/14_store.ipynb #f5f282c6
 _MANIFEST = ('format','features','dim','frame_rate','dtype','index','shards')
 
+# %% ../../nbs/data/14_store.ipynb #40173c8c
 def read_manifest(folder:Folder)->dict:
     "The manifest of a store; raises `QuantizerError` if there is none, or one of another format"
     name,path = 'manifest.json',folder.path
-    if not folder.has(name): raise QuantizerError(f"{path}: not a feature store (it has no {name})")
+    if not folder.has(name):
+        raise QuantizerError(f"{path}: not a feature store (it has no {name})")
     try:
         manifest = json.loads(folder.read(name))
-        if manifest['format'] == FORMAT: return {k:manifest[k] for k in _MANIFEST}
+        if manifest['format'] == FORMAT:
+            return {k:manifest[k] for k in _MANIFEST}
     except (ValueError, KeyError, TypeError) as e:
         raise QuantizerError(f"{path}: damaged feature store ({name}: {e!r})") from None
     raise QuantizerError(f"{path}: a feature store of format {manifest['format']}; this version reads format {FORMAT}")
 
+# %% ../../nbs/data/14_store.ipynb #e04f4bd4
 def _write_manifest(folder, manifest):
-    with folder.create('manifest.json') as tmp: tmp.write_text(json.dumps(manifest, indent=1))
+    with folder.create('manifest.json') as tmp:
+        tmp.write_text(json.dumps(manifest, indent=1))
 
 # %% ../../nbs/data/14_store.ipynb #93cbf5fc
 _REMEDY = 'name another store, or remove this one'
@@ -131,12 +143,14 @@ def check_settings(folder:Folder, manifest:dict, features:dict):
         if has != want:
             raise QuantizerError(f"{folder.path}: holds features with {k}={has}, not {k}={want}; {_REMEDY}")
 
+# %% ../../nbs/data/14_store.ipynb #351850a7
 def is_finished(path:str|Path)->bool:
     "Is there a store that can be opened, not one whose extraction was interrupted?"
     folder = Folder(path)
     return not _is_empty(folder) and read_manifest(folder)['index'] is not None
 
-def _is_empty(folder): return all('.tmp-' in name for name in folder.names())
+def _is_empty(folder):
+    return all('.tmp-' in name for name in folder.names())
 
 # %% ../../nbs/data/14_store.ipynb #955bccc1
 def start_store(
@@ -148,7 +162,8 @@ def start_store(
 )->dict: # The manifest
     "The manifest of a new store, or of the existing one if it was made in the same way; raises `QuantizerError` if not"
     if not folder.has('manifest.json'):
-        if not _is_empty(folder): raise QuantizerError(f"{folder.path}: exists already, and is not a feature store")
+        if not _is_empty(folder):
+            raise QuantizerError(f"{folder.path}: exists already, and is not a feature store")
         about = dict(format=FORMAT, features=features, dim=dim, frame_rate=frame_rate, dtype=dtype)
         _write_manifest(folder, about|dict(index=None, shards={}))
     manifest = read_manifest(folder)
@@ -158,8 +173,10 @@ def start_store(
     return manifest
 
 # %% ../../nbs/data/14_store.ipynb #3c7a2d52
-def _read_parquet(data, columns=None): return pd.read_parquet(io.BytesIO(data), columns=columns)
+def _read_parquet(data, columns=None):
+    return pd.read_parquet(io.BytesIO(data), columns=columns)
 
+# %% ../../nbs/data/14_store.ipynb #f915a44f
 def finished_shard(
     folder:Folder,
     number:int, # Number of the shard
@@ -167,7 +184,8 @@ def finished_shard(
 )->pd.DataFrame|None: # Its rows
     "The rows of a shard that is not yet part of the store; `None` if it is not whole"
     frames_file,rows_file = _shard(number),_shard(number, 'parquet')
-    if not (folder.has(frames_file) and folder.has(rows_file)): return None
+    if not (folder.has(frames_file) and folder.has(rows_file)):
+        return None
     try: rows = _read_parquet(folder.read(rows_file))
     except ValueError: return None
     data,width = memoryview(folder.read(frames_file)),manifest['dim']*np.dtype(manifest['dtype']).itemsize
@@ -186,9 +204,11 @@ def read_index(
     if manifest['index'] is None:
         raise QuantizerError(f"{folder.path}: its extraction has not finished; run it again to continue")
     name = manifest['index']['file']
-    if not folder.has(name): raise QuantizerError(f"{folder.file(name)}: missing")
+    if not folder.has(name):
+        raise QuantizerError(f"{folder.file(name)}: missing")
     data = folder.read(name)
-    if fingerprint(data) != manifest['index']['fingerprint']: raise QuantizerError(f"{folder.file(name)}: damaged")
+    if fingerprint(data) != manifest['index']['fingerprint']:
+        raise QuantizerError(f"{folder.file(name)}: damaged")
     return _read_parquet(data, columns)
 
 # %% ../../nbs/data/14_store.ipynb #57c86f51
@@ -199,7 +219,8 @@ def commit_store(
 ):
     "Make finished shards part of the store; a new recording replaces one of the same name"
     tables = [_read_parquet(folder.read(_shard(n, 'parquet'))) for n in numbers]
-    if manifest['index']: tables = [read_index(folder, manifest), *tables]
+    if manifest['index']:
+        tables = [read_index(folder, manifest), *tables]
     index = pd.concat(tables).drop_duplicates('id', keep='last').reset_index(drop=True)
     name = f'index-{_generation(manifest)+1}.parquet'
     with folder.create(name) as tmp:
@@ -209,8 +230,12 @@ def commit_store(
     _write_manifest(folder, manifest|dict(index=entry, shards=manifest['shards']|sizes))
     sweep_store(folder, read_manifest(folder))
 
-def _generation(manifest): return _index_number(manifest['index']['file']) if manifest['index'] else 0
-def _index_number(name): return int(name.removeprefix('index-').removesuffix('.parquet'))
+# %% ../../nbs/data/14_store.ipynb #0ff9edb4
+def _generation(manifest):
+    return _index_number(manifest['index']['file']) if manifest['index'] else 0
+
+def _index_number(name):
+    return int(name.removeprefix('index-').removesuffix('.parquet'))
 
 # %% ../../nbs/data/14_store.ipynb #0d9f4f28
 def sweep_store(folder:Folder, manifest:dict):
@@ -220,16 +245,20 @@ def sweep_store(folder:Folder, manifest:dict):
 
 def _is_stale(name, manifest):
     if '.tmp-' in name: return True
-    if name.startswith('index-'): return _generation(manifest)-_index_number(name) not in (0, 1)
+    if name.startswith('index-'):
+        return _generation(manifest)-_index_number(name) not in (0, 1)
     return name.endswith('.parquet') and name.replace('.parquet', '.bin') in manifest['shards']
 
 # %% ../../nbs/data/14_store.ipynb #73c7abd2
 MAX_OPEN = 256 # Shards to hold open: systems allow a process about 1000 files
 
+# %% ../../nbs/data/14_store.ipynb #e3907ff4
 class LocalReader:
     "Reads shards on this machine"
-    def __init__(self, folder:Folder): self.folder,self.handles = folder,{}
-    def __reduce__(self): return LocalReader,(self.folder,) # another process opens its own files
+    def __init__(self, folder:Folder):
+        self.folder,self.handles = folder,{}
+    def __reduce__(self):
+        return LocalReader,(self.folder,) # another process opens its own files
     def read(self, shard:int, offset:int, out:memoryview)->int: # Bytes that were read
         "Fill `out` from byte `offset` on; one call of the system reads 2 GB at most"
         if shard not in self.handles: self.open(shard)
@@ -240,10 +269,12 @@ class LocalReader:
             done += more
         return done
     def open(self, shard):
-        if len(self.handles) == MAX_OPEN: os.close(self.handles.pop(next(iter(self.handles))))
+        if len(self.handles) == MAX_OPEN:
+            os.close(self.handles.pop(next(iter(self.handles))))
         self.handles[shard] = os.open(self.folder.file(_shard(shard)), os.O_RDONLY)
     def close(self):
-        while self.handles: os.close(self.handles.popitem()[1])
+        while self.handles:
+            os.close(self.handles.popitem()[1])
 
 # %% ../../nbs/data/14_store.ipynb #4d3474d1
 class RemoteReader:
@@ -288,7 +319,8 @@ def read(self:FeatureSource,
     "Frames of one recording, or a span of them"
     total = int(self.frames[i])
     frames = total-start if frames is None else frames
-    if not 0 <= start <= start+frames <= total: raise IndexError(f"frames {start} to {start+frames} of {total}")
+    if not 0 <= start <= start+frames <= total:
+        raise IndexError(f"frames {start} to {start+frames} of {total}")
     out = np.empty((frames,self.dim), self.dtype)
     real, = self.read_into(out, [0], [i], [start], [frames])
     if frames == total: self.check(i, out)
@@ -296,9 +328,12 @@ def read(self:FeatureSource,
 
 # %% ../../nbs/data/14_store.ipynb #c11956db
 _IDENTITY = ('id','size','duration_s') # columns of the index: which recording it is,
+
 _DESCRIPTION = ('speaker','text','language','split') # what is known of it,
+
 _PLACE = ('shard','offset','frames','crc32') # and where its frames are
 
+# %% ../../nbs/data/14_store.ipynb #da51d026
 class FeatureStore(FeatureSource):
     "Features on disk, read in place"
     def __init__(self,
@@ -323,7 +358,8 @@ class FeatureStore(FeatureSource):
     def problems(self)->dict:
         "Recording -> why it could not be used"
         bad = read_index(self.folder, self.manifest, ['id','shard','problem']).query('shard < 0')
-        if self.corpus is not None: bad = bad[bad.id.isin(self.corpus.ids)]
+        if self.corpus is not None:
+            bad = bad[bad.id.isin(self.corpus.ids)]
         return dict(zip(bad.id, bad.problem))
 
 # %% ../../nbs/data/14_store.ipynb #7ceda01c
@@ -332,9 +368,11 @@ def find_frames(self:FeatureStore):
     "Check the shards, and note where the frames of each recording are"
     for name,size in self.manifest['shards'].items():
         file = self.folder.file(name)
-        if not self.folder.has(name): raise QuantizerError(f"{file}: missing")
+        if not self.folder.has(name):
+            raise QuantizerError(f"{file}: missing")
         has = self.folder.size(name)
-        if has != size: raise QuantizerError(f"{file}: {has:,} bytes long, {size:,} expected")
+        if has != size:
+            raise QuantizerError(f"{file}: {has:,} bytes long, {size:,} expected")
     index = read_index(self.folder, self.manifest, [*_PLACE, 'split'] if self.corpus is None else [*_PLACE, *_IDENTITY])
     self.used,self.rows = self.find_usable(index)
     self.shards,self.offsets,self.frames,self.crcs = (index[c].to_numpy()[self.rows] for c in _PLACE)
@@ -345,7 +383,8 @@ def find_frames(self:FeatureStore):
 @patch
 def find_usable(self:FeatureStore, index):
     "Recordings of the corpus that can be used, and their rows in the index; `None` and all such rows without a corpus"
-    if self.corpus is None: return None,np.flatnonzero(index.shard >= 0)
+    if self.corpus is None:
+        return None,np.flatnonzero(index.shard >= 0)
     rows = find_recordings(index, self.corpus, 10_000)
     lacks = rows < 0
     if lacks.any():
@@ -355,6 +394,7 @@ def find_usable(self:FeatureStore, index):
     used = np.flatnonzero(index.shard.to_numpy()[rows] >= 0)
     return used,rows[used]
 
+# %% ../../nbs/data/14_store.ipynb #718c91ae
 @patch
 def part(self:FeatureStore,
     split:str, # `"train"`, `"valid"` or `"test"`
@@ -400,6 +440,7 @@ def read_into(self:FeatureStore, out, at, items, starts, lengths, epoch=0):
             raise QuantizerError(f"{self.folder.file(_shard(shard))}: truncated while it was in use")
     return lengths
 
+# %% ../../nbs/data/14_store.ipynb #c8f3c871
 @patch
 def check(self:FeatureStore, i, frames):
     if zlib.crc32(frames) == self.crcs[i]: return
@@ -433,6 +474,7 @@ def mean_std(self:FeatureSource,
     for i in items[spread].tolist():
         x = self.read(i).double()
         n,total,squares = n+len(x),total+x.sum(0),squares+(x*x).sum(0)
-    if not n: raise QuantizerError('none of the training recordings has a frame')
+    if not n:
+        raise QuantizerError('none of the training recordings has a frame')
     mean = total/n
     return mean.float(), (squares/n-mean**2).clamp(min=1e-10).sqrt().float()

@@ -56,6 +56,7 @@ ADVICE = dict( # state of a codebook -> what to try
     partly_dead='More training or a smaller codebook may help',
     skewed='A few codes do most of the work: more training or a diversity loss may help')
 
+# %% ../../nbs/evaluate/40_health.ipynb #fa0932f7
 def codebook_state(
     K:int, # Codebook size
     usage:float, # Share of codes in use
@@ -74,7 +75,8 @@ def verdict(
     "Describe the state of the codebook in plain words"
     K,usage,perplexity = health['codebook_size'],health['usage'],health['perplexity']
     facts = f"{100*usage:.0f} % of {K:,} codes in use, perplexity {perplexity:.0f}"
-    if health['tokens'] < 4*K: return f"too few tokens to judge: {health['tokens']:,} for {K:,} codes ({facts})"
+    if health['tokens'] < 4*K:
+        return f"too few tokens to judge: {health['tokens']:,} for {K:,} codes ({facts})"
     state = codebook_state(K, usage, perplexity)
     sentence = f"{state.replace('_', ' ')}: {facts}"
     return f'{sentence}. {ADVICE[state]}' if state in ADVICE else sentence

@@ -67,7 +67,8 @@ def evaluate(
     evaluation,problems = _Evaluation(tokenizer.model),{}
     for recording in corpus:
         try: feats,mask = tokenizer.features(recording.audio(tokenizer.sample_rate), tokenizer.sample_rate)
-        except QuantizerError as e: problems[recording.id] = name_file(e, corpus.file(recording.index))
+        except QuantizerError as e:
+            problems[recording.id] = name_file(e, corpus.file(recording.index))
         else: evaluation.add(feats, mask, recording.text)
     if not evaluation.codes:
         raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; "
@@ -78,11 +79,13 @@ def evaluate(
 def _draw_recordings(store, downsample, max_vectors):
     "Training recordings; some at random, if all have more than `max_vectors` tokens"
     items = store.part('train')
-    if (store.frames[items]//downsample).sum() <= max_vectors: return items
+    if (store.frames[items]//downsample).sum() <= max_vectors:
+        return items
     items = items[torch.randperm(len(items)).numpy()]
     totals = np.cumsum(store.frames[items]//downsample)
     return items[:max(1, np.searchsorted(totals, max_vectors))]
 
+# %% ../../nbs/evaluate/44_measure.ipynb #a889f9aa
 def _stack_frames(x, downsample):
     "`(T,D)` frames as `(T', downsample*D)`; incomplete tokens are dropped"
     T,D = x.shape
@@ -125,5 +128,6 @@ def kmeans_baseline(
         x = store.read(i)
         x = x[None,:len(x)//downsample*downsample].to(model.mean.device)
         real = torch.ones_like(x[...,0], dtype=torch.bool)
-        if x.numel(): evaluation.add(x, real, store.index.text[i])
+        if x.numel():
+            evaluation.add(x, real, store.index.text[i])
     return evaluation.measures(store.frame_rate/downsample) if evaluation.codes else None

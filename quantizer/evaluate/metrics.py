@@ -66,6 +66,7 @@ def find_metric(
     name = metric_name(column)
     return METRICS.get(name, Metric(name.replace('_', ' '), f'mean of the loss {name}', 'lower'))
 
+# %% ../../nbs/evaluate/39_metrics.ipynb #a4e0b8d0
 def lower_is_better(column:str)->bool:
     "Is a lower value better? `True` also where neither direction is better"
     return find_metric(column).better != 'higher'

@@ -26,7 +26,8 @@ def plot_curves(
         'reconstruction error (validation)':{'error':log.nre},
         'codebook (validation)':{'codes in use, %':100*log.usage, 'perplexity':log.perplexity}}
     for ax,(title,curves) in zip(axs, panels.items()):
-        for label,values in curves.items(): ax.plot(log.step, values, label=label)
+        for label,values in curves.items():
+            ax.plot(log.step, values, label=label)
         ax.set(title=title, xlabel='step', ylim=(0, None))
         ax.legend()
     return fig
@@ -82,7 +83,8 @@ def plot_metrics(
         ax.plot(rows.step, rows[column], 'o-', ms=2.5, label='this run')
         for (name,values),style in others:
             level = values.get(metric_name(column))
-            if level is not None: ax.axhline(level, color='k', ls=style, lw=0.9, label=name)
+            if level is not None:
+                ax.axhline(level, color='k', ls=style, lw=0.9, label=name)
         ax.set(title=find_metric(column).label, xlabel='step', ylim=(0, None))
     ax.legend(fontsize=8)
     return fig

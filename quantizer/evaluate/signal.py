@@ -20,6 +20,7 @@ class NRE:
     def __init__(self): self.reset()
     def reset(self): self.sums = None
 
+# %% ../../nbs/evaluate/41_signal.ipynb #ae630983
 @patch
 def add(self:NRE,
     x:Tensor, # `(B,T,D)` normalised features
@@ -39,6 +40,7 @@ def reduce(self:NRE):
     "Add the sums of the other processes"
     self.sums = all_reduce_sum(self.sums)
 
+# %% ../../nbs/evaluate/41_signal.ipynb #54717ece
 @patch(as_prop=True)
 def value(self:NRE)->float:
     "The error so far; NaN before the first frame"

@@ -25,6 +25,7 @@ def _normaliser(language):
     if language == 'en': return EnglishTextNormalizer({})
     return BasicTextNormalizer(split_letters=language in _WITHOUT_SPACES)
 
+# %% ../../nbs/evaluate/43_words.ipynb #51cdfd1c
 def normalise_text(
     text:str, # A transcript or a reference
     language:str='', # Language code, as `en`, `en-GB`, `zh_CN`; the rules for all languages by default
@@ -41,6 +42,7 @@ def _loops(words):
     text = ' '.join([*words, ''])
     return {frozenset(group.split()) for group in _LOOP.findall(text)}
 
+# %% ../../nbs/evaluate/43_words.ipynb #b0a50144
 def hallucinated(
     ref:list, # Words of the reference
     hyp:list, # Words of the transcript
@@ -79,7 +81,8 @@ def word_errors(
 )->pd.DataFrame: # A row for each: `language, words, word_errors, chars, char_errors, hallucinated`
     "Compare transcripts with references; raises `QuantizerError` for a missing text"
     if languages is None: languages = ''
-    if isinstance(languages, str): languages = [languages]*len(refs)
+    if isinstance(languages, str):
+        languages = [languages]*len(refs)
     _check_texts(refs, hyps, languages)
     return pd.DataFrame([_count_errors(*recording) for recording in zip(refs, hyps, languages)])
 
@@ -109,7 +112,8 @@ def error_rates(
     **kwargs, # Arguments of `bootstrap_rate`
 )->dict: # `wer, wer_low, wer_high, cer, cer_low, cer_high`, `hallucinations` (a share), `recordings`, `words`
     "Error rates over all recordings of a table, with intervals"
-    if not len(table): raise QuantizerError("the table is empty: expected one recording or more")
+    if not len(table):
+        raise QuantizerError("the table is empty: expected one recording or more")
     res = {}
     for name,unit in dict(wer='word', cer='char').items():
         rates = bootstrap_rate(table[f'{unit}_errors'].to_numpy(), table[f'{unit}s'].to_numpy(), **kwargs)

@@ -59,7 +59,8 @@ class SpeechQuantizer(nn.Module, Schedulable):
         self.mixture = dict(quantized=1.)
         self.register_buffer('mean', mean)
         self.register_buffer('std', std)
-    def normalise(self, feats): return (feats-self.mean)/self.std
+    def normalise(self, feats):
+        return (feats-self.mean)/self.std
     def denormalise(self, x): return x*self.std+self.mean
 
 # %% ../../nbs/models/34_autoencoder.ipynb #mo340004
@@ -85,7 +86,8 @@ def reconstruct(self:SpeechQuantizer,
     quantized = self.quantizer(z, token_mask)
     z_q = quantized.z_q
     share = self.mixture['quantized']
-    if self.training and share != 1: z_q = torch.lerp(z.type_as(z_q), z_q, share)
+    if self.training and share != 1:
+        z_q = torch.lerp(z.type_as(z_q), z_q, share)
     y = self.decoder(z_q, token_mask, mask)
     frames = all_reduce_sum(mask.sum(), self.training)
     out = Reconstruction(x, y, mask, z_q, token_mask, quantized.codes, quantized.loss, {}, frames)
@@ -102,7 +104,8 @@ def forward(self:SpeechQuantizer,
 )->Reconstruction:
     "Reconstruct a batch, with all losses; in training mode the quantizer learns"
     out = self.reconstruct(feats, mask)
-    for objective in self.objectives: objective(self, out, (feats, mask, *targets))
+    for objective in self.objectives:
+        objective(self, out, (feats, mask, *targets))
     return out
 
 # %% ../../nbs/models/34_autoencoder.ipynb #0c64b043
@@ -133,7 +136,8 @@ def chunks(self:SpeechQuantizer,
     size = MAX_CHUNK_FRAMES//self.downsample*self.downsample
     radius = part.receptive_radius
     end = n+self.downsample # the last token may be longer than the recording
-    if n <= size or radius is None: return [Chunk(0, n, 0, end)]
+    if n <= size or radius is None:
+        return [Chunk(0, n, 0, end)]
     res = []
     for first in range(0, n, size):
         start = max(0, first-radius)
@@ -149,7 +153,8 @@ def encode(self:SpeechQuantizer,
     mask:Tensor|None=None, # `(B,T)`; all frames are real by default
 )->Tensor: # `(B,T',Q)` int64 codes, -1 where padded
     "Features to tokens"
-    if mask is None: mask = torch.ones(feats.shape[:2], dtype=torch.bool, device=feats.device)
+    if mask is None:
+        mask = torch.ones(feats.shape[:2], dtype=torch.bool, device=feats.device)
     vectors,masks = [],[]
     for c in self.chunks(feats.shape[1], self.encoder):
         z,token_mask = self.encoder(self.normalise(feats[:,c.start:c.end]), mask[:,c.start:c.end])
@@ -167,7 +172,8 @@ def decode(self:SpeechQuantizer,
 )->Tensor: # `(B,T,D)` features on their own scale, zero where padded
     "Tokens to features"
     token_mask = codes[...,0] != NO_CODE
-    if mask is None: mask = token_mask.repeat_interleave(self.downsample, 1)
+    if mask is None:
+        mask = token_mask.repeat_interleave(self.downsample, 1)
     z = self.quantizer.decode(codes)
     parts = []
     for c in self.chunks(mask.shape[1], self.decoder):
@@ -200,11 +206,13 @@ def _check_part(kind, block):
     where = f'model.{kind}'
     options = named_block(block, registry, where)
     res = dict(name=block['name']) | check_options(registry[block['name']], options, where, filled_in)
-    if 'quantizer' in res: res['quantizer'] = check_inner(res['quantizer'], res['codebook_size'], f'{where}.quantizer')
+    if 'quantizer' in res:
+        res['quantizer'] = check_inner(res['quantizer'], res['codebook_size'], f'{where}.quantizer')
     return res
 
 # %% ../../nbs/models/34_autoencoder.ipynb #3df40e38
-def _arguments(quantizer): return inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters
+def _arguments(quantizer):
+    return inspect.signature(QUANTIZERS[quantizer.get('name')]).parameters
 
 # %% ../../nbs/models/34_autoencoder.ipynb #mp52d4cd
 def _innermost(block):
@@ -243,7 +251,8 @@ def merge_loss_weights(
         elif key in quantizer: raise QuantizerError(
             f"'model.losses.{name}' and 'model.quantizer.{key}' are both given: they are the same, keep one")
         else: quantizer[key] = weight
-    if not weights: raise QuantizerError(f"'model.losses' names no reconstruction loss; there are: {', '.join(LOSSES)}")
+    if not weights:
+        raise QuantizerError(f"'model.losses' names no reconstruction loss; there are: {', '.join(LOSSES)}")
     return weights
 
 # %% ../../nbs/models/34_autoencoder.ipynb #97cd8f7d
@@ -260,7 +269,8 @@ def _check_objectives(block, losses):
     options,used = {},objective_classes(losses)
     for cls in objective_classes():
         if cls.block is None: continue
-        if cls in used: options[cls.block] = check_options(cls.options, block[cls.block] or {}, f'model.{cls.block}')
+        if cls in used:
+            options[cls.block] = check_options(cls.options, block[cls.block] or {}, f'model.{cls.block}')
         elif block[cls.block] is not None:
             names = ', '.join(k for k in LOSSES if LOSSES[k] is cls)
             raise QuantizerError(f"'model.{cls.block}' is given, and 'model.losses' has none of its losses: {names}")

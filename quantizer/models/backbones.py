@@ -65,7 +65,8 @@ class Backbone(nn.Module):
 # %% ../../nbs/models/30_backbones.ipynb #mo300007
 class Encoder(Backbone):
     "Base of encoders: features to vectors at the token rate"
-    def frames_to_tokens(self, x, mask, token_mask): raise NotImplementedError
+    def frames_to_tokens(self, x, mask, token_mask):
+        raise NotImplementedError
     def forward(self,
         x:Tensor, # `(B,T,D)` features
         mask:Tensor, # `(B,T)`
@@ -79,7 +80,8 @@ class Encoder(Backbone):
 # %% ../../nbs/models/30_backbones.ipynb #mo300009
 class Decoder(Backbone):
     "Base of decoders: vectors at the token rate to features"
-    def tokens_to_frames(self, z, token_mask, mask): raise NotImplementedError
+    def tokens_to_frames(self, z, token_mask, mask):
+        raise NotImplementedError
     def forward(self,
         z:Tensor, # `(B,T',dim_in)` vectors
         token_mask:Tensor, # `(B,T')`
@@ -139,7 +141,8 @@ class ConvBlocks(nn.ModuleList):
         check_range(1, math.inf, kernel=kernel, width=width)
         check_range(0, math.inf, blocks=blocks)
         check_range(0, 0.99, dropout=dropout)
-        if kernel % 2 == 0: raise QuantizerError(f"kernel is {kernel}: expected an odd number")
+        if kernel % 2 == 0:
+            raise QuantizerError(f"kernel is {kernel}: expected an odd number")
         super().__init__([ConvBlock(width, kernel, dropout) for _ in range(blocks)])
     def forward(self, x, mask):
         keep = mask[:,None].to(x.dtype)

@@ -57,7 +57,8 @@ class _Bottleneck(Backbone):
         self.convs = ConvBlocks(blocks, width, kernel, dropout)
         self.blocks = TransformerBlocks(layers, width, heads, mult, dropout)
         for block in self.convs: zero_init(block.out)
-        for block in self.blocks: zero_init(block.proj, block.mlp[-1])
+        for block in self.blocks:
+            zero_init(block.proj, block.mlp[-1])
     def run_blocks(self, x, token_mask):
         return self.blocks(self.convs(x.mT, token_mask).mT, token_mask)
 

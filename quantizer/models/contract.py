@@ -48,7 +48,8 @@ def check_lengths(part, dim_in, dim_out):
     x,mask = _batch(part, dim_in)
     y,y_mask = _run(part, x, mask)
     expected = mask
-    if isinstance(part, Encoder): expected = downsample_mask(mask, part.downsample)
+    if isinstance(part, Encoder):
+        expected = downsample_mask(mask, part.downsample)
     shape = (*expected.shape, dim_out)
     assert torch.equal(y_mask, expected), 'the mask of the tokens is the downsampled mask of the frames'
     assert y.shape == shape, f'the output has shape {tuple(y.shape)}, expected {shape}'
@@ -96,7 +97,8 @@ def check_gradients(part, dim_in, dim_out):
     x,mask = _batch(part, dim_in)
     y,_ = _run(part, x, mask)
     outputs = [y]
-    if hasattr(part, 'states'): outputs.append(part.states(x, _input_mask(part, mask), y, mask)[0])
+    if hasattr(part, 'states'):
+        outputs.append(part.states(x, _input_mask(part, mask), y, mask)[0])
     loss = sum((out*torch.randn_like(out)).sum() for out in outputs)
     if loss.requires_grad: loss.backward()
     for name,p in part.named_parameters():
@@ -126,6 +128,7 @@ def check_packed_rows(part, dim_in, dim_out):
 # %% ../../nbs/models/38_contract.ipynb #mo380026
 _CHECKS = check_lengths, check_padding_invariance, check_receptive_radius, check_gradients, check_packed_rows
 
+# %% ../../nbs/models/38_contract.ipynb #6ef0e8d8
 def check_backbone(
     backbone:type|str, # Subclass of `Encoder` or `Decoder`, or the name of a registered pair
     feature_dim:int=16, # `D` of the features
@@ -145,5 +148,6 @@ def check_backbone(
     for check in _CHECKS:
         torch.manual_seed(0)
         part = backbone(dim_in, dim_out, **options).eval()
-        for p in part.parameters(): nn.init.normal_(p, std=0.2)
+        for p in part.parameters():
+            nn.init.normal_(p, std=0.2)
         check(part, dim_in, dim_out)

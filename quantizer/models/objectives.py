@@ -84,8 +84,10 @@ def forward(self:Objective, model, out, batch):
     for name,(total,count) in self.terms(model, out, batch).items():
         loss = global_average(total, count, model.training)
         out.losses[name] = loss
-        if name in self.weights: out.loss = out.loss + self.weights[name]*loss
-        if not self.counts_frames: out.counts[name] = all_reduce_sum(count, model.training)
+        if name in self.weights:
+            out.loss = out.loss + self.weights[name]*loss
+        if not self.counts_frames:
+            out.counts[name] = all_reduce_sum(count, model.training)
 
 # %% ../../nbs/models/33_objectives.ipynb #cf7ec780
 class FrameObjective(Objective):

@@ -68,7 +68,8 @@ def attention_mask(
     if window is None and _needs_no_mask(mask): return None
     starts = mask & ~F.pad(mask, (1,-1))
     recording = torch.where(mask, starts.cumsum(1), 0)
-    if window is None: return (recording[:,:,None] == recording[:,None])[:,None]
+    if window is None:
+        return (recording[:,:,None] == recording[:,None])[:,None]
     chunks = _split_chunks(recording, window, fill=-1)
     same = _own_chunk(chunks)[:,:,None] == _three_chunks(chunks)[:,None]
     position = torch.arange(3*window, device=mask.device)
@@ -136,7 +137,8 @@ class TransformerBlocks(nn.ModuleList):
         if not len(self): return x
         cos,sin = rotary_angles(x.shape[1], self.freqs)
         seen = attention_mask(mask, window)
-        for block in self: x = block(x, cos, sin, seen, window)
+        for block in self:
+            x = block(x, cos, sin, seen, window)
         return x
 
 # %% ../../nbs/models/31_transformer.ipynb #f9f88399

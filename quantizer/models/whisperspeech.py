@@ -40,13 +40,15 @@ class WhisperSpeechEncoder(Encoder):
         super().__init__(downsample, receptive_radius=downsample)
         _check_same_dims(dim_in, dim_out)
         self.pool = pool
-        if pool == 'conv': self.conv = nn.Conv1d(dim_in, dim_in, 3, downsample, 1)
+        if pool == 'conv':
+            self.conv = nn.Conv1d(dim_in, dim_in, 3, downsample, 1)
         self.norm,self.mlp = nn.LayerNorm(dim_in),feed_forward(dim_in, mult)
 
 # %% ../../nbs/models/35_whisperspeech.ipynb #mo350003
 @patch
 def frames_to_tokens(self:WhisperSpeechEncoder, x, mask, token_mask):
-    if self.pool == 'mean': h = mean_pool(x, mask, self.downsample)
+    if self.pool == 'mean':
+        h = mean_pool(x, mask, self.downsample)
     else: h = x[:,::self.downsample]
     if self.pool == 'conv': h = h + self.conv(x.mT).mT
     return h + self.mlp(self.norm(h))
@@ -54,6 +56,7 @@ def frames_to_tokens(self:WhisperSpeechEncoder, x, mask, token_mask):
 # %% ../../nbs/models/35_whisperspeech.ipynb #349d37d4
 FRAMES = 1500 # Positions of the decoder: 30 s of Whisper's frames
 
+# %% ../../nbs/models/35_whisperspeech.ipynb #f2354760
 @DECODERS.register('whisperspeech')
 class WhisperSpeechDecoder(Decoder):
     "Attention over 30 s of frames, padding included"
@@ -95,7 +98,8 @@ def states(self:WhisperSpeechDecoder,
     mask:Tensor|None=None, # `(B,T)` real frames; `upsample` for each token by default
 )->tuple[Tensor,None]: # `(B,1500,dim_out)`, and no mask: all of them are real to Whisper's decoder
     "The vectors that Whisper's decoder attends to: frames of all 30 s"
-    if mask is None: mask = token_mask.repeat_interleave(self.downsample, 1)
+    if mask is None:
+        mask = token_mask.repeat_interleave(self.downsample, 1)
     self._check_length(z.shape[1], mask.shape[1])
     real = F.pad(mask, (0,FRAMES-mask.shape[1]))[...,None]
     frames = z.repeat_interleave(self.downsample, 1)
@@ -105,6 +109,7 @@ def states(self:WhisperSpeechDecoder,
     for block in self.blocks: x = block(x, *turns)
     return self.norm(x), None
 
+# %% ../../nbs/models/35_whisperspeech.ipynb #fa16af66
 @patch
 def tokens_to_frames(self:WhisperSpeechDecoder, z, token_mask, mask):
     return self.states(z, token_mask, None, mask)[0]

@@ -74,7 +74,8 @@ class Schedulable:
         low,high,holders = known[name]
         check_range(low, high, **{name:value})
         for holder in holders:
-            if isinstance(holder[name], Tensor): holder[name].fill_(value)
+            if isinstance(holder[name], Tensor):
+                holder[name].fill_(value)
             else: holder[name] = float(value)
 
 # %% ../../nbs/quantizers/20_base.ipynb #d053c177
@@ -98,13 +99,17 @@ class Quantizer(nn.Module, Schedulable):
         self.register_buffer('draws', torch.randint(2**48, ())) # counts random draws, equal on all ranks
 
     @property
-    def codebook_sizes(self)->list: return self._sizes # entries of each codebook
+    def codebook_sizes(self)->list:
+        return self._sizes # entries of each codebook
     @property
-    def codebook_size(self)->int: return max(self.codebook_sizes)
+    def codebook_size(self)->int:
+        return max(self.codebook_sizes)
     @property
-    def num_codebooks(self)->int: return len(self.codebook_sizes)
+    def num_codebooks(self)->int:
+        return len(self.codebook_sizes)
 
-    def quantize(self, x, batch_index): raise NotImplementedError
+    def quantize(self, x, batch_index):
+        raise NotImplementedError
     def to_codes(self, x): raise NotImplementedError
     def from_codes(self, codes): raise NotImplementedError
     def extra_repr(self):
@@ -125,14 +130,17 @@ def _scalar_buffers(module):
     buffers = module.named_buffers(recurse=False)
     return [k for k,b in buffers if not b.ndim and b.is_floating_point() and k not in not_saved]
 
+# %% ../../nbs/quantizers/20_base.ipynb #0b6210da
 @patch
 def _schedulable(self:Quantizer):
     holders,bounds = defaultdict(list),{}
     for m in self.modules():
-        for k in _scalar_buffers(m): holders[k].append(m._buffers)
+        for k in _scalar_buffers(m):
+            holders[k].append(m._buffers)
         if not isinstance(m, Quantizer): continue
         bounds |= m.schedule_bounds
-        for k in m.loss_weights: holders[k].append(m.loss_weights)
+        for k in m.loss_weights:
+            holders[k].append(m.loss_weights)
         for k in m.schedule_bounds:
             if k in vars(m): holders[k].append(vars(m))
     return {k:(*bounds.get(k, (0, math.inf)), found) for k,found in holders.items()}
@@ -149,19 +157,25 @@ def next_seed(self:Quantizer)->int:
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0008
 @patch
-def _refuse(self:Quantizer, got, expected): raise QuantizerError(f"{self.name}: got {got}, expected {expected}")
+def _refuse(self:Quantizer, got, expected):
+    raise QuantizerError(f"{self.name}: got {got}, expected {expected}")
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0026
 @patch
 def _check_input(self:Quantizer, z, mask):
     kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
-    if not isinstance(z, Tensor) or not z.is_floating_point(): self._refuse(kind, "a tensor of floating point vectors")
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        self._refuse(kind, "a tensor of floating point vectors")
     shape = tuple(z.shape)
-    if z.ndim != 3 or z.shape[-1] != self.dim: self._refuse(f"vectors of shape {shape}", f"(B, T, {self.dim})")
-    if not z.shape[0] or not z.shape[1]: self._refuse(f"an empty batch, of shape {shape}", "at least one frame")
+    if z.ndim != 3 or z.shape[-1] != self.dim:
+        self._refuse(f"vectors of shape {shape}", f"(B, T, {self.dim})")
+    if not z.shape[0] or not z.shape[1]:
+        self._refuse(f"an empty batch, of shape {shape}", "at least one frame")
     if mask is None: return
-    if mask.dtype != torch.bool: self._refuse(f"a mask of {mask.dtype}", "torch.bool")
-    if mask.shape != z.shape[:2]: self._refuse(f"a mask of shape {tuple(mask.shape)}", shape[:2])
+    if mask.dtype != torch.bool:
+        self._refuse(f"a mask of {mask.dtype}", "torch.bool")
+    if mask.shape != z.shape[:2]:
+        self._refuse(f"a mask of shape {tuple(mask.shape)}", shape[:2])
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0010
 @patch
@@ -170,7 +184,8 @@ def _require_finite(self:Quantizer, x):
     finite = math.isfinite(x.detach().sum()) or bool(torch.isfinite(x).all())
     if self.training and world_size() > 1:
         finite = not all_reduce_sum(torch.tensor(float(not finite), device=x.device))
-    if not finite: raise FloatingPointError(f"quantizer '{self.name}': its input holds NaN or infinite values")
+    if not finite:
+        raise FloatingPointError(f"quantizer '{self.name}': its input holds NaN or infinite values")
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0012
 @patch
@@ -187,14 +202,16 @@ def _rollback_if_nonfinite(self:Quantizer, frames):
     saved = [b.clone() for b in buffers]
     yield frames.nan_to_num(0., 0., 0.), nan_signal
     finite = nan_signal.detach().isfinite()
-    for b,old in zip(buffers, saved): b.copy_(torch.where(finite, b, old))
+    for b,old in zip(buffers, saved):
+        b.copy_(torch.where(finite, b, old))
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0014
 def _select_frames(z, mask):
     "Real frames `(N,D)` in float32, their rows among the `B*T` frames (`None` for all), and their index in the batch"
     B,T,D = z.shape
     frames = z.reshape(-1, D).float()
-    if mask is None: return frames, None, torch.arange(B*T, device=z.device)//T
+    if mask is None:
+        return frames, None, torch.arange(B*T, device=z.device)//T
     rows = mask.flatten().nonzero()[:,0]
     return frames[rows], rows, rows//T
 
@@ -223,7 +240,8 @@ def forward(self:Quantizer,
     if self.training: return self._quantize_batch(z, mask)
     codes = self.encode(z, mask)
     z_q = self.decode(codes).to(z.dtype)
-    if torch.compiler.is_compiling(): return Quantized(z_q, codes, z.new_zeros((), dtype=torch.float32))
+    if torch.compiler.is_compiling():
+        return Quantized(z_q, codes, z.new_zeros((), dtype=torch.float32))
     out = self._quantize_batch(z, mask)
     value_with_gradient = z_q.detach() + (out.z_q - out.z_q.detach())
     return Quantized(value_with_gradient, codes, out.loss, out.losses)
@@ -239,7 +257,8 @@ def encode(self:Quantizer,
     self._check_input(z, mask)
     if mask is not None: z = z.masked_fill(~mask[...,None], 0)
     self._require_finite(z)
-    with torch.autocast(z.device.type, enabled=False): codes = self.to_codes(z.reshape(-1, self.dim).float())
+    with torch.autocast(z.device.type, enabled=False):
+        codes = self.to_codes(z.reshape(-1, self.dim).float())
     codes = codes.view(*z.shape[:2], -1)
     return codes if mask is None else codes.masked_fill(~mask[...,None], NO_CODE)
 
@@ -248,13 +267,15 @@ def encode(self:Quantizer,
 def _check_codes(self:Quantizer, codes):
     if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks:
         self._refuse(f"codes of shape {tuple(codes.shape)}", f"(B, T, {self.num_codebooks})")
-    if codes.is_floating_point() or codes.dtype == torch.bool: self._refuse(f"codes of {codes.dtype}", "whole numbers")
+    if codes.is_floating_point() or codes.dtype == torch.bool:
+        self._refuse(f"codes of {codes.dtype}", "whole numbers")
     if torch.compiler.is_compiling(): return
     missing = codes == NO_CODE
     if (missing.any(-1) != missing.all(-1)).any():
         raise QuantizerError(f"{self.name}: a frame has codes of some codebooks and none (-1) of others")
     for c,size in zip(codes.unbind(-1), self.codebook_sizes):
-        if not c.numel() or NO_CODE <= c.min() <= c.max() < size: continue
+        if not c.numel() or NO_CODE <= c.min() <= c.max() < size:
+            continue
         self._refuse(f"code {int(c.max() if c.max() >= size else c.min())}", f"0 to {size-1}")
 
 # %% ../../nbs/quantizers/20_base.ipynb #b4se0025

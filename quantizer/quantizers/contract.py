@@ -55,6 +55,7 @@ def _seeded_step(q, z, mask, seed):
     torch.manual_seed(seed)
     return q.train()(z, mask)
 
+# %% ../../nbs/quantizers/29_contract.ipynb #c0be53d5
 def check_round_trip(make):
     "In eval mode, `decode(encode(z))` is `z_q`, from one call to the next, and after loading a `state_dict`"
     q,other = make(),make()
@@ -68,7 +69,8 @@ def check_round_trip(make):
         'eval mode changes nothing':q(z, mask).codes,
         'memory layout does not matter':q(z.mT.contiguous().mT, mask).codes,
         'state_dict holds all':other(z, mask).codes}
-    for promise,codes in promises.items(): assert torch.equal(codes, res.codes), promise
+    for promise,codes in promises.items():
+        assert torch.equal(codes, res.codes), promise
     for seed in range(2):
         a,b = (_seeded_step(o, z, mask, seed) for o in (q, other))
         assert torch.equal(a.z_q, b.z_q) and torch.equal(a.loss, b.loss), 'training continues from state_dict'
@@ -92,13 +94,15 @@ def check_padding(make):
     "More padding, whatever it holds, changes no code, loss, gradient or state"
     unpadded = _train_padded(make, 0, 0.)
     for fill in (1e4, torch.nan):
-        for a,b in zip(unpadded, _train_padded(make, 33, fill)): assert torch.equal(a, b), 'padding changes nothing'
+        for a,b in zip(unpadded, _train_padded(make, 33, fill)):
+            assert torch.equal(a, b), 'padding changes nothing'
 
 # %% ../../nbs/quantizers/29_contract.ipynb #1ef721df
 def check_gradient(q):
     "Gradients reach the encoder from the output and from the loss"
     z,mask = _batch(q.dim)
-    def _grad(value): return torch.autograd.grad(value, z, materialize_grads=True)[0]
+    def _grad(value):
+        return torch.autograd.grad(value, z, materialize_grads=True)[0]
     z.requires_grad_()
     z_q = q.train()(z, mask).z_q
     g = _grad((z_q*torch.randn_like(z_q)).sum())
@@ -135,7 +139,8 @@ def check_nonfinite(q):
         q.train(training)
         for call,bad in ((q, torch.nan), (q, torch.inf), (q.encode, torch.nan)):
             try: call(torch.full_like(z, bad), mask)
-            except FloatingPointError as e: assert q.name in str(e), 'the error names the quantizer'
+            except FloatingPointError as e:
+                assert q.name in str(e), 'the error names the quantizer'
             else: raise AssertionError('NaN must be refused')
 
 # %% ../../nbs/quantizers/29_contract.ipynb #c143c4dd

@@ -34,6 +34,7 @@ def _row_chunks(*xs):
     rows = 2**16//x.shape[1] if x.device.type == 'cpu' else len(x)
     return zip(*(x.split(max(1, rows)) for x in xs))
 
+# %% ../../nbs/quantizers/19_estimators.ipynb #9c5773b9
 class _StraightThroughError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, q):
@@ -46,7 +47,8 @@ class _StraightThroughError(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g, g_error):
         res = torch.empty_like(g)
-        for out,a,z,q in _row_chunks(res, g, *ctx.saved_tensors): torch.addcmul(a, z-q, 2*g_error, out=out)
+        for out,a,z,q in _row_chunks(res, g, *ctx.saved_tensors):
+            torch.addcmul(a, z-q, 2*g_error, out=out)
         return res, None
 
 # %% ../../nbs/quantizers/19_estimators.ipynb #es000004
@@ -90,6 +92,7 @@ def diveq(
     "DiVeQ: a step of differentiable length towards the code"
     step = q - z
     direction = step.detach()
-    if noise is not None: direction = direction + variance**0.5*noise
+    if noise is not None:
+        direction = direction + variance**0.5*noise
     length = step.pow(2).sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
     return z + length*F.normalize(direction, dim=-1)

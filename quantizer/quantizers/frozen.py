@@ -41,13 +41,15 @@ def fit(self:KMeansVQ,
     x:Tensor, # `(N,D)` frames; with several ranks, of all of them
 )->KMeansVQ:
     "Place all centres by k-means on `x`"
-    if x.ndim != 2 or x.shape[1] != self.dim: self._refuse(f"frames of shape {tuple(x.shape)}", f"(N, {self.dim})")
+    if x.ndim != 2 or x.shape[1] != self.dim:
+        self._refuse(f"frames of shape {tuple(x.shape)}", f"(N, {self.dim})")
     self._require_finite(x)
     steps,self.book.kmeans_steps = self.book.kmeans_steps,1
     self.book.num_placed.zero_()
     self.book.start(self._project_in(x.float()), self.next_seed)
     self.book.kmeans_steps = steps
-    if not self.book.is_started: raise QuantizerError(f"{self.name}: got no frames to fit")
+    if not self.book.is_started:
+        raise QuantizerError(f"{self.name}: got no frames to fit")
     return self
 
 # %% ../../nbs/quantizers/26_frozen.ipynb #2cb501df

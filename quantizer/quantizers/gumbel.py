@@ -38,8 +38,10 @@ class GumbelVQ(Quantizer):
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         self.register_buffer('temperature', torch.tensor(temperature))
 
-    def to_codes(self, x): return self.scores(x).argmax(1, keepdim=True)
-    def from_codes(self, codes): return F.embedding(codes[:,0], self.codebook)
+    def to_codes(self, x):
+        return self.scores(x).argmax(1, keepdim=True)
+    def from_codes(self, codes):
+        return F.embedding(codes[:,0], self.codebook)
 
 # %% ../../nbs/quantizers/23_gumbel.ipynb #e6c17368
 @patch
@@ -54,9 +56,11 @@ def _losses(self:GumbelVQ, scores):
 # %% ../../nbs/quantizers/23_gumbel.ipynb #663a2b40
 @patch
 def _add_gumbel_noise(self:GumbelVQ, scores, batch_index):
-    def exponential(rows, generator): return torch.empty_like(scores[rows]).exponential_(generator=generator)
+    def exponential(rows, generator):
+        return torch.empty_like(scores[rows]).exponential_(generator=generator)
     return scores - draw_per_item(batch_index, self.next_seed(), exponential).log()
 
+# %% ../../nbs/quantizers/23_gumbel.ipynb #9ef64f3f
 @patch
 def quantize(self:GumbelVQ, x, batch_index):
     scores = self.scores(x)
@@ -64,6 +68,7 @@ def quantize(self:GumbelVQ, x, batch_index):
     noisy = self._add_gumbel_noise(scores, batch_index) if self.training else scores
     y = (noisy/self.temperature.clamp(min=1e-4)).softmax(1)
     codes = (y if self.training else scores).argmax(1, keepdim=True)
-    if self.training and not self.hard: return y @ self.codebook, codes, losses
+    if self.training and not self.hard:
+        return y @ self.codebook, codes, losses
     blend_gradient = (y-y.detach()) @ self.codebook.detach() # its value is 0
     return self.from_codes(codes) + blend_gradient, codes, losses

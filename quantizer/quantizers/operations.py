@@ -23,6 +23,7 @@ def _require_started(vq, operation):
     raise QuantizerError(f"{vq.name}: its codebook has not been started, there is nothing to {operation}: "
         "train a step, or load a codebook")
 
+# %% ../../nbs/quantizers/28_operations.ipynb #6d733aec
 @patch
 def freeze(self:VQ)->VQ:
     "Stop learning and revival. This is a setting, not state: freeze again after loading a state"
@@ -36,8 +37,10 @@ def _as_entries(vq, vectors, n):
     "`vectors` as `n` entries of a codebook; raises `QuantizerError` if they cannot be"
     vectors = torch.as_tensor(vectors, dtype=torch.float32, device=vq.codebook.device)
     expected = (n, vq.codebook_dim)
-    if tuple(vectors.shape) != expected: vq._refuse(f"codes of shape {tuple(vectors.shape)}", expected)
-    if not torch.isfinite(vectors).all(): vq._refuse("codes with NaN or infinite values", "finite ones")
+    if tuple(vectors.shape) != expected:
+        vq._refuse(f"codes of shape {tuple(vectors.shape)}", expected)
+    if not torch.isfinite(vectors).all():
+        vq._refuse("codes with NaN or infinite values", "finite ones")
     return F.normalize(vectors, dim=1) if vq.book.metric == 'cosine' else vectors
 
 # %% ../../nbs/quantizers/28_operations.ipynb #be6fdf52
@@ -49,7 +52,8 @@ def load_codebook(self:VQ,
     "Take these vectors as entries; k-means will not move them"
     self.book.set_vectors(slice(None), _as_entries(self, vectors, self.codebook_size), 0)
     self.book.num_placed.fill_(self.codebook_size)
-    if self.book.update_rule != 'frozen': self.book.is_started = False
+    if self.book.update_rule != 'frozen':
+        self.book.is_started = False
     return self
 
 # %% ../../nbs/quantizers/28_operations.ipynb #op000002
@@ -60,10 +64,13 @@ def add_twins(self:Codebook, size, noise, generator):
     spread = self.vectors.std(0, unbiased=False).clamp(min=1e-3)
     shake = noise*spread*torch.randn(size-self.size, len(spread), generator=generator).to(spread)
     vectors = torch.cat([self.vectors, self.vectors[twin_of[self.size:]] + shake])
-    if self.metric == 'cosine': vectors = F.normalize(vectors, dim=1)
-    if int(self.num_placed) == self.size: self.num_placed.fill_(size)
+    if self.metric == 'cosine':
+        vectors = F.normalize(vectors, dim=1)
+    if int(self.num_placed) == self.size:
+        self.num_placed.fill_(size)
     self.cluster_size = (self.cluster_size/torch.bincount(twin_of))[twin_of]
-    if hasattr(self, 'embed_sum'): self.embed_sum = vectors*self.cluster_size[:,None]
+    if hasattr(self, 'embed_sum'):
+        self.embed_sum = vectors*self.cluster_size[:,None]
     is_parameter = isinstance(self.vectors, nn.Parameter)
     self.vectors = nn.Parameter(vectors, self.vectors.requires_grad) if is_parameter else vectors
 
@@ -75,7 +82,8 @@ def grow(self:VQ,
     noise:float=0.01, # Standard deviation of the noise, as a share of the codes' own
 )->VQ:
     "Add codes near the old ones, in turn"
-    if not isinstance(codebook_size, int): self._refuse(f"codebook_size {codebook_size!r}", "a whole number")
+    if not isinstance(codebook_size, int):
+        self._refuse(f"codebook_size {codebook_size!r}", "a whole number")
     check_range(self.codebook_size+1, 2**31, codebook_size=codebook_size)
     check_range(0, 1e6, noise=noise)
     self.book.add_twins(codebook_size, noise, torch.Generator().manual_seed(self.next_seed()))
@@ -117,7 +125,8 @@ def reset_codes(self:VQ,
         self._refuse(f"codes of shape {tuple(codes.shape)} and {codes.dtype}", "a row of whole numbers")
     vectors = _as_entries(self, vectors, len(codes))
     outside = (codes < 0) | (codes >= self.codebook_size)
-    if outside.any(): self._refuse("a code outside its codebook", f"0 to {self.codebook_size-1}")
+    if outside.any():
+        self._refuse("a code outside its codebook", f"0 to {self.codebook_size-1}")
     self.book.set_vectors(codes, vectors, self.book.cluster_size.mean())
     return self
 
@@ -128,7 +137,8 @@ def neighbours(self:VQ,
     n:int=5, # Number of neighbours
 )->tuple[Tensor,Tensor]: # `(K,n)` codes, nearest first, and `(K,n)` their distances
     "For each code the codes that are nearest to it"
-    if not isinstance(n, int): self._refuse(f"n {n!r}", "a whole number")
+    if not isinstance(n, int):
+        self._refuse(f"n {n!r}", "a whole number")
     check_range(1, self.codebook_size-1, n=n)
     v = self.book.entries()
     near = nearest(v, v, self.book.metric, n+1)

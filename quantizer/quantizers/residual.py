@@ -26,7 +26,8 @@ def inner_block(
 )->dict: # A block
     "A name as a block; raises `QuantizerError` if it is neither"
     if isinstance(quantizer, str): return dict(name=quantizer)
-    if isinstance(quantizer, dict) and 'name' in quantizer: return dict(quantizer)
+    if isinstance(quantizer, dict) and 'name' in quantizer:
+        return dict(quantizer)
     raise QuantizerError(f"'{where}' is {quantizer!r}: expected the name of a quantizer, or a block with a name; "
         f"there are: {', '.join(sorted(QUANTIZERS))}")
 
@@ -45,7 +46,8 @@ def check_inner(
         if 'codebook_size' in block:
             raise QuantizerError("'codebook_size' is given to both the inner and the outer quantizer: "
                 f"remove '{where}.codebook_size'")
-        if 'levels' in block: raise QuantizerError(f"'codebook_size' and '{where}.levels' both give the size: keep one")
+        if 'levels' in block:
+            raise QuantizerError(f"'codebook_size' and '{where}.levels' both give the size: keep one")
     options = check_options(cls, block, where, tuple(filled_in))
     if 'quantizer' in options:
         size = options.get('codebook_size', codebook_size)
@@ -58,7 +60,8 @@ def _inner_sizes(codebook_size, num, shared):
     sizes = codebook_size if isinstance(codebook_size, list) else [codebook_size]*(num or 4)
     if not sizes or num not in (None, len(sizes)):
         raise QuantizerError(f"got {len(sizes)} codebook sizes for {num} quantizers: expected one for each")
-    if shared and len(set(sizes)) > 1: raise QuantizerError(f"a shared codebook has one size, got {list(sizes)}")
+    if shared and len(set(sizes)) > 1:
+        raise QuantizerError(f"a shared codebook has one size, got {list(sizes)}")
     return sizes
 
 # %% ../../nbs/quantizers/27_residual.ipynb #de99d7bc
@@ -76,16 +79,19 @@ class Composite(Quantizer):
         super().__init__(dim, 1)
         options = check_inner(quantizer, codebook_size)
         cls = QUANTIZERS[options.pop('name')]
-        if shared and 'kmeans_steps' in options: options['kmeans_steps'] *= len(sizes)
+        if shared and 'kmeans_steps' in options:
+            options['kmeans_steps'] *= len(sizes)
         self.num,self.shared = len(sizes),shared
         self.inner = nn.ModuleList()
         for size in sizes[:1] if shared else sizes:
-            if size is not None: options['codebook_size'] = size
+            if size is not None:
+                options['codebook_size'] = size
             self.inner.append(cls(dim=inner_dim, **options))
         self.loss_weights = self.inner[0].loss_weights
 
     @property
-    def codebook_sizes(self): return [size for o in self.quantizers for size in o.codebook_sizes]
+    def codebook_sizes(self):
+        return [size for o in self.quantizers for size in o.codebook_sizes]
 
 # %% ../../nbs/quantizers/27_residual.ipynb #06e6020b
 @patch(as_prop=True)
@@ -99,7 +105,9 @@ def _split_codes(self:Composite, codes):
     width = self.inner[0].num_codebooks
     return zip(self.quantizers, codes.split(width, -1))
 
-def _mean_losses(losses): return {name:sum(o[name] for o in losses)/len(losses) for name in losses[0]}
+# %% ../../nbs/quantizers/27_residual.ipynb #97ad51ee
+def _mean_losses(losses):
+    return {name:sum(o[name] for o in losses)/len(losses) for name in losses[0]}
 
 # %% ../../nbs/quantizers/27_residual.ipynb #be499039
 @QUANTIZERS.register('residual')
@@ -151,7 +159,8 @@ def quantize(self:Residual, x, batch_index):
     codes,losses = [],[]
     depths = self._draw_depths(batch_index) if self.training and self.dropout else None
     for level,quantizer in enumerate(self.quantizers):
-        if depths is None: q,c,loss = quantizer.quantize(residual, batch_index)
+        if depths is None:
+            q,c,loss = quantizer.quantize(residual, batch_index)
         else:
             active = (depths > level).nonzero()[:,0]
             q,c,loss = _quantize_rows(quantizer, residual, batch_index, active)
@@ -159,7 +168,8 @@ def quantize(self:Residual, x, batch_index):
         z_q = z_q + (q.detach() if self.is_straight_through else q)
         codes.append(c)
         losses.append(loss)
-    if self.is_straight_through: z_q = straight_through(x, z_q)
+    if self.is_straight_through:
+        z_q = straight_through(x, z_q)
     return z_q, torch.cat(codes, 1), _mean_losses(losses)
 
 # %% ../../nbs/quantizers/27_residual.ipynb #36a9c71e
@@ -170,6 +180,7 @@ def from_codes(self:Residual, codes):
         z_q = z_q + quantizer.from_codes(c.clamp(min=0))*(c[:,:1] != NO_CODE)
     return z_q
 
+# %% ../../nbs/quantizers/27_residual.ipynb #dfb6b71a
 @patch
 def decode(self:Residual,
     codes:Tensor, # `(B,T,Q)` int64, or those of the first levels; -1 for no frame, or for no code from this level on
@@ -231,13 +242,15 @@ class Grouped(Composite):
         quantizer:str|dict='vq', # Quantizer of each group: a name, or a block with a name
         shared:bool=False, # One codebook for all groups?
     ):
-        if dim % groups: raise QuantizerError(f"dim {dim} cannot be cut into {groups} groups")
+        if dim % groups:
+            raise QuantizerError(f"dim {dim} cannot be cut into {groups} groups")
         super().__init__(dim, dim//groups, codebook_size, groups, quantizer, shared)
         self.is_straight_through = all(o.is_straight_through for o in self.inner)
 
 # %% ../../nbs/quantizers/27_residual.ipynb #c2434f89
 @patch
-def _split_dims(self:Grouped, x): return zip(self.quantizers, x.chunk(self.num, -1))
+def _split_dims(self:Grouped, x):
+    return zip(self.quantizers, x.chunk(self.num, -1))
 
 @patch
 def quantize(self:Grouped, x, batch_index):
@@ -245,6 +258,7 @@ def quantize(self:Grouped, x, batch_index):
     q,codes,losses = zip(*parts)
     return torch.cat(q, -1), torch.cat(codes, -1), _mean_losses(losses)
 
+# %% ../../nbs/quantizers/27_residual.ipynb #dca3185e
 @patch
 def to_codes(self:Grouped, x):
     return torch.cat([o.to_codes(part) for o,part in self._split_dims(x)], -1)
@@ -253,7 +267,9 @@ def to_codes(self:Grouped, x):
 def from_codes(self:Grouped, codes):
     return torch.cat([o.from_codes(c) for o,c in self._split_codes(codes)], -1)
 
+# %% ../../nbs/quantizers/27_residual.ipynb #bc8fa511
 @patch
 def decode(self:Grouped, codes):
-    if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks: self._check_codes(codes) # raises
+    if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks:
+        self._check_codes(codes) # raises
     return torch.cat([o.decode(c) for o,c in self._split_codes(codes)], -1)

@@ -44,6 +44,7 @@ def _factors(k, largest=8):
         if rest is not None: found.append([n, *rest])
     return min(found, key=len, default=None)
 
+# %% ../../nbs/quantizers/24_scalar.ipynb #3badbd7a
 def fsq_levels(
     codebook_size:int, # `K`
 )->list[int]: # Levels whose product is `K`
@@ -64,7 +65,8 @@ def _check_levels(levels, codebook_size):
     K = math.prod(levels)
     if codebook_size not in (None, K):
         raise QuantizerError(f"levels {levels} make {K} codes, and codebook_size is {codebook_size}: give one of them")
-    if K >= 2**62: raise QuantizerError(f"levels {levels} make more codes than a 64-bit number can count")
+    if K >= 2**62:
+        raise QuantizerError(f"levels {levels} make more codes than a 64-bit number can count")
 
 # %% ../../nbs/quantizers/24_scalar.ipynb #164dd88d
 @QUANTIZERS.register('fsq')
@@ -77,7 +79,8 @@ class FSQ(Quantizer):
         levels:list|None=None, # Levels of each dimension; their product is `K`
         noise:Fraction=0., # Share of training vectors that get noise instead of rounding
     ):
-        if levels is None: levels = fsq_levels(1000 if codebook_size is None else codebook_size)
+        if levels is None:
+            levels = fsq_levels(1000 if codebook_size is None else codebook_size)
         _check_levels(levels, codebook_size)
         super().__init__(dim, math.prod(levels))
         self.noise = noise
@@ -85,7 +88,8 @@ class FSQ(Quantizer):
         self.out = linear_or_identity(len(levels), dim)
         self._add_grid(torch.tensor(levels))
 
-    def to_codes(self, x): return self._grid_codes(fsq_bound(self.inp(x), self.levels).round())
+    def to_codes(self, x):
+        return self._grid_codes(fsq_bound(self.inp(x), self.levels).round())
     def from_codes(self, codes):
         grid = codes//self.place_values % self.levels - self.levels//2
         return self.out(grid/(self.levels//2))
@@ -93,6 +97,7 @@ class FSQ(Quantizer):
 # %% ../../nbs/quantizers/24_scalar.ipynb #894ac860
 PACKED_ROWS = 64 # vectors that `_BoundAndRound` treats as one long row
 
+# %% ../../nbs/quantizers/24_scalar.ipynb #c10948c5
 @patch
 def _add_grid(self:FSQ, levels):
     place_values = torch.cat([torch.ones(1, dtype=torch.long), levels[:-1].cumprod(0)])
@@ -103,8 +108,10 @@ def _add_grid(self:FSQ, levels):
     zero_code = (half*place_values).sum().float()
     constants = dict(levels=levels, place_values=place_values, float_places=place_values.float(),
         zero_code=zero_code, packed=packed)
-    for name,value in constants.items(): self.register_buffer(name, value, persistent=False)
+    for name,value in constants.items():
+        self.register_buffer(name, value, persistent=False)
 
+# %% ../../nbs/quantizers/24_scalar.ipynb #070aae3b
 @patch
 def _grid_codes(self:FSQ, grid):
     return ((grid.long() + self.levels//2)*self.place_values).sum(1, keepdim=True)
@@ -117,6 +124,7 @@ def _pack(x, width):
     if missing: x = F.pad(x, (0, 0, 0, missing))
     return x.reshape(-1, width)
 
+# %% ../../nbs/quantizers/24_scalar.ipynb #c768be54
 class _BoundAndRound(torch.autograd.Function):
     "`(N,d)` -> the rounded numbers scaled to -1..1, with a straight-through gradient, and the whole numbers"
     @staticmethod
@@ -152,13 +160,16 @@ def _round_with_noise(self:FSQ, z, batch_index):
     noisy = torch.where(u[:,:1] < self.noise, bounded + u[:,1:] - 0.5, rounded)
     return straight_through(bounded, noisy.detach())/(self.levels//2), self._grid_codes(rounded)
 
+# %% ../../nbs/quantizers/24_scalar.ipynb #28707f75
 @patch
 def quantize(self:FSQ, x, batch_index):
     z = self.inp(x)
-    if self.training and self.noise: values,codes = self._round_with_noise(z, batch_index)
+    if self.training and self.noise:
+        values,codes = self._round_with_noise(z, batch_index)
     else:
         values,grid = _BoundAndRound.apply(z, *self.packed)
-        if self.codebook_size > 2**24: codes = self._grid_codes(grid)
+        if self.codebook_size > 2**24:
+            codes = self._grid_codes(grid)
         else:
             codes = torch.mv(grid, self.float_places).add_(self.zero_code)
             codes = codes.long()[:,None]
@@ -174,6 +185,7 @@ def _pattern_probs(p):
         res = torch.cat([res*(1-bit), res*bit], 1)
     return res
 
+# %% ../../nbs/quantizers/24_scalar.ipynb #d4ba5c7a
 def bit_entropies(
     logits:Tensor, # `(N,d)` log-odds of each bit being 1
     sync:bool=True, # Over the vectors of all ranks
@@ -215,7 +227,8 @@ class LFQ(Quantizer):
         self.register_buffer('bit_values', 2**torch.arange(d).flip(0), persistent=False)
         self.is_straight_through = dim == d and not self.spherical
 
-    def to_codes(self, x): return self._sign_codes(self._project(x))
+    def to_codes(self, x):
+        return self._sign_codes(self._project(x))
     def from_codes(self, codes):
         signs = (codes & self.bit_values != 0)*2.-1
         return self.out(signs*self.scale)
@@ -227,8 +240,10 @@ def _project(self:LFQ, x):
     return F.normalize(z, dim=-1) if self.spherical else z
 
 @patch
-def _sign_codes(self:LFQ, z): return ((z > 0)*self.bit_values).sum(1, keepdim=True)
+def _sign_codes(self:LFQ, z):
+    return ((z > 0)*self.bit_values).sum(1, keepdim=True)
 
+# %% ../../nbs/quantizers/24_scalar.ipynb #f9b911a3
 @patch
 def quantize(self:LFQ, x, batch_index):
     z = self._project(x)

@@ -19,7 +19,8 @@ from ..core.distributed import all_reduce_sum, sample_global_frames
 # %% ../../nbs/quantizers/21_search.ipynb #sr000001
 def _weights_and_bias(codebook, metric):
     "Scores of vectors `x` are `x @ weights.T + bias`; the highest is nearest"
-    if metric == 'cosine': return F.normalize(codebook, dim=1), codebook.new_zeros(len(codebook))
+    if metric == 'cosine':
+        return F.normalize(codebook, dim=1), codebook.new_zeros(len(codebook))
     return codebook, -0.5*codebook.pow(2).sum(1)
 
 # %% ../../nbs/quantizers/21_search.ipynb #sr000004
@@ -27,7 +28,8 @@ TILE = {'cpu':(1024, 1024), 'cuda':(4096, 4096)} # Rows and codes whose scores a
 
 def _better(old, new, topk):
     "The `topk` best of two pairs (scores, codes), best first"
-    if topk == 1: return torch.maximum(old[0], new[0]), torch.where(new[0] > old[0], new[1], old[1])
+    if topk == 1:
+        return torch.maximum(old[0], new[0]), torch.where(new[0] > old[0], new[1], old[1])
     scores,codes = (torch.cat(pair, 1) for pair in zip(old, new))
     best,columns = scores.topk(min(topk, scores.shape[1]), 1)
     return best, codes.gather(1, columns)
@@ -41,7 +43,8 @@ def _search_rows(x, weights, bias, topk, width, buffer, temperature, generator):
         scores = torch.addmm(b, x, w.T, out=buffer[:len(x)*len(b)].view(len(x), len(b)))
         if temperature is not None:
             scores -= torch.empty_like(scores).exponential_(generator=generator).log_()*(temperature/2)
-        if topk == 1: values,codes = scores.max(1, keepdim=True)
+        if topk == 1:
+            values,codes = scores.max(1, keepdim=True)
         else: values,codes = scores.topk(min(topk, len(b)), 1)
         found = values,codes+start
         best = found if best is None else _better(best, found, topk)
@@ -49,11 +52,13 @@ def _search_rows(x, weights, bias, topk, width, buffer, temperature, generator):
 
 # %% ../../nbs/quantizers/21_search.ipynb #sr000007
 def _check_search(x, codebook, metric, topk):
-    if metric not in ('euclidean','cosine'): raise QuantizerError(f"metric is {metric!r}: expected euclidean or cosine")
+    if metric not in ('euclidean','cosine'):
+        raise QuantizerError(f"metric is {metric!r}: expected euclidean or cosine")
     if x.ndim != 2 or x.shape[1:] != codebook.shape[1:] or not len(codebook):
         raise QuantizerError(f"got vectors of shape {tuple(x.shape)} and codes of shape {tuple(codebook.shape)}: "
             "expected (N, D) and (K, D)")
-    if not 1 <= topk <= len(codebook): raise QuantizerError(f"topk is {topk}: expected 1 to {len(codebook)}")
+    if not 1 <= topk <= len(codebook):
+        raise QuantizerError(f"topk is {topk}: expected 1 to {len(codebook)}")
 
 # %% ../../nbs/quantizers/21_search.ipynb #10fe5ef5
 @torch.no_grad()
@@ -70,12 +75,14 @@ def nearest(
     _check_search(x, codebook, metric, n)
     device = x.device.type
     if torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False): return nearest(x, codebook, metric, topk, temperature, generator)
+        with torch.autocast(device, enabled=False):
+            return nearest(x, codebook, metric, topk, temperature, generator)
     x,(weights,bias) = x.float(),_weights_and_bias(codebook.float(), metric)
     if torch.compiler.is_compiling():
         scores = torch.addmm(bias, x, weights.T)
         return scores.topk(n, 1).indices if topk else scores.argmax(1)
-    if not isinstance(temperature, Tensor) and temperature <= 0: temperature = None
+    if not isinstance(temperature, Tensor) and temperature <= 0:
+        temperature = None
     elif metric == 'cosine': x = F.normalize(x, dim=1)
     height,width = TILE.get(device, TILE['cpu'])
     buffer = x.new_empty(min(height, len(x))*min(width, len(weights)))
@@ -83,8 +90,10 @@ def nearest(
     return torch.cat(found) if topk else torch.cat(found)[:,0]
 
 # %% ../../nbs/quantizers/21_search.ipynb #sr000010
-def _unit(x, metric): return F.normalize(x, dim=1) if metric == 'cosine' else x
+def _unit(x, metric):
+    return F.normalize(x, dim=1) if metric == 'cosine' else x
 
+# %% ../../nbs/quantizers/21_search.ipynb #bc535ca3
 def _kmeans_round(x, centres, metric, generator, sync):
     "One round of Lloyd's algorithm"
     codes = nearest(x, centres)
@@ -92,7 +101,8 @@ def _kmeans_round(x, centres, metric, generator, sync):
     sums = all_reduce_sum(torch.zeros_like(centres).index_add_(0, codes, x), sync)
     centres = _unit(sums/counts.clamp(min=1)[:,None], metric)
     empty = counts == 0
-    if empty.any(): centres[empty] = sample_global_frames(x, int(empty.sum()), generator, sync)
+    if empty.any():
+        centres[empty] = sample_global_frames(x, int(empty.sum()), generator, sync)
     return centres
 
 # %% ../../nbs/quantizers/21_search.ipynb #sr000012
@@ -115,8 +125,11 @@ def kmeans(
     check_range(1, math.inf, k=k)
     x = _unit(x.float(), metric)
     n = int(all_reduce_sum(torch.tensor(len(x), device=x.device), sync))
-    if not n: raise QuantizerError("k-means needs at least one vector")
+    if not n:
+        raise QuantizerError("k-means needs at least one vector")
     centres = sample_global_frames(x, k, generator, sync)
-    if n < k: return _unit(torch.cat([centres, _surplus_centres(centres, k-n, generator)]), metric)
-    for _ in range(iters if n > k else 0): centres = _kmeans_round(x, centres, metric, generator, sync)
+    if n < k:
+        return _unit(torch.cat([centres, _surplus_centres(centres, k-n, generator)]), metric)
+    for _ in range(iters if n > k else 0):
+        centres = _kmeans_round(x, centres, metric, generator, sync)
     return centres

@@ -37,8 +37,10 @@ class SimVQ(Quantizer):
         self.register_buffer('frozen', torch.randn(codebook_size, dim)*dim**-0.5)
         self.map = nn.Linear(dim, dim, bias=False)
 
-    def to_codes(self, x): return nearest(x, self.codebook)[:,None]
-    def from_codes(self, codes): return self.map(F.embedding(codes[:,0], self.frozen))
+    def to_codes(self, x):
+        return nearest(x, self.codebook)[:,None]
+    def from_codes(self, codes):
+        return self.map(F.embedding(codes[:,0], self.frozen))
 
 # %% ../../nbs/quantizers/25_simvq.ipynb #63336fe4
 @patch(as_prop=True)

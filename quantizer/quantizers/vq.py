@@ -40,16 +40,20 @@ class Codebook(nn.Module):
         super().__init__()
         store_attr('update_rule,decay,kmeans_iters,kmeans_steps,revive_below,metric')
         vectors = torch.randn(size, dim)
-        if metric == 'cosine': vectors = F.normalize(vectors, dim=1)
-        if update_rule == 'gradient': self.vectors = nn.Parameter(vectors)
+        if metric == 'cosine':
+            vectors = F.normalize(vectors, dim=1)
+        if update_rule == 'gradient':
+            self.vectors = nn.Parameter(vectors)
         else: self.register_buffer('vectors', vectors)
-        if update_rule == 'ema': self.register_buffer('embed_sum', torch.zeros(size, dim))
+        if update_rule == 'ema':
+            self.register_buffer('embed_sum', torch.zeros(size, dim))
         self.register_buffer('cluster_size', torch.zeros(size)) # moving average of the frames that choose each code
         self.register_buffer('num_placed', torch.tensor(0))
         self.is_started = False # as the buffers say, once they have been read
     @property
     def size(self): return len(self.vectors)
-    def extra_repr(self): return f'{self.size} vectors, {self.update_rule}, {self.metric}'
+    def extra_repr(self):
+        return f'{self.size} vectors, {self.update_rule}, {self.metric}'
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqcb0003
 @patch
@@ -68,14 +72,16 @@ def update(self:Codebook,
     codes, # `(N,)` the codes they chose
 ):
     "Move the averages, and with them the vectors"
-    if not self.is_started or self.update_rule == 'frozen': return
+    if not self.is_started or self.update_rule == 'frozen':
+        return
     ones = torch.ones_like(codes, dtype=self.cluster_size.dtype)
     n = all_reduce_sum(torch.zeros_like(self.cluster_size).scatter_add_(0, codes, ones))
     rate = (1-self.decay)*(n.sum()/self.size).clamp(max=1)
     self.cluster_size.lerp_(n, rate)
     if self.update_rule != 'ema': return
     self.embed_sum.lerp_(all_reduce_sum(torch.zeros_like(self.embed_sum).index_add_(0, codes, h)), rate)
-    if self.metric == 'cosine': mean = F.normalize(self.embed_sum, dim=1)
+    if self.metric == 'cosine':
+        mean = F.normalize(self.embed_sum, dim=1)
     else: mean = self.embed_sum/self.cluster_size[:,None]
     torch.where(self.cluster_size[:,None] > 1e-20, mean, self.vectors, out=self.vectors)
 
@@ -88,7 +94,8 @@ def set_vectors(self:Codebook,
 ):
     "Set entries together with their statistics"
     self.vectors[codes],self.cluster_size[codes] = vectors,count
-    if hasattr(self, 'embed_sum'): self.embed_sum[codes] = vectors*count
+    if hasattr(self, 'embed_sum'):
+        self.embed_sum[codes] = vectors*count
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqcb0014
 @patch
@@ -110,7 +117,8 @@ def revive(self:Codebook,
 def _place(self:Codebook, h, next_seed):
     "Place this batch's share of the vectors by k-means; returns how many are placed then"
     first = int(self.num_placed)
-    if first == self.size or not self.kmeans_iters: return self.size
+    if first == self.size or not self.kmeans_iters:
+        return self.size
     end = min(self.size, first + math.ceil(self.size/self.kmeans_steps))
     generator = torch.Generator().manual_seed(next_seed())
     self.vectors[first:end] = kmeans(h, end-first, self.kmeans_iters, generator, True, self.metric)
@@ -125,7 +133,8 @@ def start(self:Codebook, h, next_seed):
     if not n: return
     self.num_placed.fill_(self._place(h, next_seed))
     self.is_started = int(self.num_placed) == self.size
-    if self.is_started: self.set_vectors(slice(None), self.vectors, n/self.size)
+    if self.is_started:
+        self.set_vectors(slice(None), self.vectors, n/self.size)
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqcb0009
 @patch
@@ -138,7 +147,8 @@ def prepare(self:Codebook,
     if not self.is_started:
         self.is_started = int(self.num_placed) == self.size and bool(self.cluster_size.any())
     if not self.is_started: self.start(h, next_seed)
-    elif self.update_rule != 'frozen': self.revive(h, next_seed)
+    elif self.update_rule != 'frozen':
+        self.revive(h, next_seed)
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqcb0011
 @patch
@@ -146,7 +156,8 @@ def _load_from_state_dict(self:Codebook, state, prefix, *args):
     vectors = state.get(f'{prefix}vectors')
     if self.resizable and vectors is not None:
         for k,b in list(self.named_buffers()):
-            if b.ndim: setattr(self, k, b.new_zeros(len(vectors), *b.shape[1:]))
+            if b.ndim:
+                setattr(self, k, b.new_zeros(len(vectors), *b.shape[1:]))
     nn.Module._load_from_state_dict(self, state, prefix, *args)
     self.is_started = False
 
@@ -156,7 +167,8 @@ def _weights(rule, commitment, codebook, orthogonal, diversity):
     if rule != 'gradient' and (codebook or orthogonal):
         raise QuantizerError(f"codebook_weight and orthogonal_weight require codebook='gradient' (got '{rule}')")
     weights = dict(commitment=commitment)
-    if rule == 'gradient': weights['codebook'] = 1. if codebook is None else codebook
+    if rule == 'gradient':
+        weights['codebook'] = 1. if codebook is None else codebook
     if orthogonal: weights['orthogonal'] = orthogonal
     if diversity: weights['diversity'] = diversity
     return weights
@@ -165,7 +177,8 @@ def _weights(rule, commitment, codebook, orthogonal, diversity):
 def _head_dim(dim, heads, codebook_dim):
     "Dimension of the vectors in the codebook"
     if codebook_dim: return codebook_dim
-    if dim % heads: raise QuantizerError(f"dim {dim} is not a multiple of heads {heads}: give codebook_dim")
+    if dim % heads:
+        raise QuantizerError(f"dim {dim} is not a multiple of heads {heads}: give codebook_dim")
     return dim//heads
 
 # %% ../../nbs/quantizers/22_vq.ipynb #219df434
@@ -198,17 +211,20 @@ class VQ(Quantizer):
         projections = linear_or_identity(dim, d*heads),linear_or_identity(d*heads, dim)
         self.book = Codebook(codebook_size, d, codebook, decay, kmeans_iters, kmeans_steps, revive_below, metric)
         self.inp,self.out = projections # after the codebook: optimizers number parameters in this order
-        if temperature: self.register_buffer('temperature', torch.tensor(float(temperature)))
+        if temperature:
+            self.register_buffer('temperature', torch.tensor(float(temperature)))
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqvq0013
 @patch(as_prop=True)
-def codebook_sizes(self:VQ): return [self.book.size]*self.heads
+def codebook_sizes(self:VQ):
+    return [self.book.size]*self.heads
 
 @patch(as_prop=True)
 def codebook(self:VQ)->Tensor: # `(K,codebook_dim)`
     "The entries of the codebook"
     return self.book.vectors
 
+# %% ../../nbs/quantizers/22_vq.ipynb #1f54fa91
 @patch(as_prop=True)
 def is_straight_through(self:VQ):
     is_bare = self.book.metric == 'euclidean' and isinstance(self.inp, nn.Identity)
@@ -220,8 +236,10 @@ FILE_KEYS = {'book.vectors':'codebook', 'book.cluster_size':'counts',
 
 def _rename_keys(state, prefix, names):
     for old,new in names.items():
-        if prefix+old in state: state[prefix+new] = state.pop(prefix+old)
+        if prefix+old in state:
+            state[prefix+new] = state.pop(prefix+old)
 
+# %% ../../nbs/quantizers/22_vq.ipynb #089af12b
 @patch
 def state_dict(self:VQ, *args, prefix='', **kwargs):
     state = nn.Module.state_dict(self, *args, prefix=prefix, **kwargs)
@@ -240,7 +258,8 @@ def _project_in(self:VQ, x):
     return F.normalize(h, dim=1, eps=1e-6) if self.book.metric == 'cosine' else h
 
 @patch
-def _project_out(self:VQ, h): return self.out(h.reshape(-1, self.codebook_dim*self.heads))
+def _project_out(self:VQ, h):
+    return self.out(h.reshape(-1, self.codebook_dim*self.heads))
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqvq0014
 @patch
@@ -248,7 +267,8 @@ def to_codes(self:VQ, x):
     return nearest(self._project_in(x), self.book.entries(), self.book.metric).view(-1, self.heads)
 
 @patch
-def from_codes(self:VQ, codes): return self._project_out(F.embedding(codes.flatten(), self.book.entries()))
+def from_codes(self:VQ, codes):
+    return self._project_out(F.embedding(codes.flatten(), self.book.entries()))
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqvq0015
 @patch
@@ -262,17 +282,22 @@ def topk_codes(self:VQ,
 # %% ../../nbs/quantizers/22_vq.ipynb #vqvq0008
 @patch
 def _choose(self:VQ, h, entries, batch_index):
-    if not self.training or not hasattr(self, 'temperature'): return nearest(h, entries, self.book.metric)
-    def _sample(rows, g): return nearest(h[rows], entries, self.book.metric, None, self.temperature, g)
+    if not self.training or not hasattr(self, 'temperature'):
+        return nearest(h, entries, self.book.metric)
+    def _sample(rows, g):
+        return nearest(h[rows], entries, self.book.metric, None, self.temperature, g)
     return draw_per_item(batch_index, self.next_seed(), _sample)
 
 # %% ../../nbs/quantizers/22_vq.ipynb #vqvq0017
 @patch
 def _estimate(self:VQ, h, q, batch_index):
-    if self.estimator == 'straight_through': return straight_through_error(h, q.detach())
+    if self.estimator == 'straight_through':
+        return straight_through_error(h, q.detach())
     error = F.mse_loss(h, q.detach(), reduction='sum')
-    if self.estimator == 'rotation': return rotation(h, q.detach()), error
-    def _noise(rows, g): return torch.empty_like(h[rows]).normal_(generator=g)
+    if self.estimator == 'rotation':
+        return rotation(h, q.detach()), error
+    def _noise(rows, g):
+        return torch.empty_like(h[rows]).normal_(generator=g)
     return diveq(h, q, draw_per_item(batch_index, self.next_seed(), _noise) if self.training else None), error
 
 # %% ../../nbs/quantizers/22_vq.ipynb #5b5f5475
@@ -287,6 +312,7 @@ def orthogonality(
 def _softmax_sum(x, codebook):
     return torch.addmm(-codebook.pow(2).sum(1), x, codebook.T, alpha=2).softmax(1).sum(0)
 
+# %% ../../nbs/quantizers/22_vq.ipynb #be1616cb
 def mean_soft_assignment(
     x:Tensor, # `(N,D)` vectors; `N` may be 0
     codebook:Tensor, # `(K,D)`
@@ -302,8 +328,10 @@ def mean_soft_assignment(
 @patch
 def _losses(self:VQ, h, q, error, entries):
     losses = dict(commitment=global_average(error, h.numel(), self.training))
-    if 'codebook' in self.loss_weights: losses['codebook'] = global_mse(q, h.detach(), self.training)
-    if 'orthogonal' in self.loss_weights: losses['orthogonal'] = orthogonality(entries)
+    if 'codebook' in self.loss_weights:
+        losses['codebook'] = global_mse(q, h.detach(), self.training)
+    if 'orthogonal' in self.loss_weights:
+        losses['orthogonal'] = orthogonality(entries)
     if 'diversity' in self.loss_weights:
         losses['diversity'] = diversity_loss(mean_soft_assignment(h, entries, self.training))
     return losses
@@ -312,7 +340,8 @@ def _losses(self:VQ, h, q, error, entries):
 @patch
 def quantize(self:VQ, x, batch_index):
     h = self._project_in(x)
-    if self.heads > 1: batch_index = batch_index.repeat_interleave(self.heads)
+    if self.heads > 1:
+        batch_index = batch_index.repeat_interleave(self.heads)
     if self.training: self.book.prepare(h, self.next_seed)
     reads_entries = self.codebook.requires_grad or 'diversity' in self.loss_weights
     entries = self.book.entries(copy=reads_entries and self.training and torch.is_grad_enabled())

@@ -29,7 +29,8 @@ def save_tokens(
     dtype = torch.int16 if tokenizer.codebook_size <= 2**15 else torch.int32
     header = {k:str(getattr(tokenizer, k)) for k in ('fingerprint','token_rate','codebook_size')}
     tensors = {name:tensor.to(dtype).contiguous() for name,tensor in codes.items()}
-    with atomic_path(path) as tmp: tmp.write_bytes(save(tensors, metadata=header))
+    with atomic_path(path) as tmp:
+        tmp.write_bytes(save(tensors, metadata=header))
 
 # %% ../../nbs/tokens/37_files.ipynb #faddf8a6
 def load_tokens(
@@ -37,14 +38,16 @@ def load_tokens(
     tokenizer:Tokenizer|None=None, # If given, the tokens must be its own
 )->dict: # Name -> `(T',Q)` int64 codes
     "Read tokens; raises `QuantizerError` for a damaged file, or tokens of another tokenizer"
-    if not Path(path).is_file(): raise QuantizerError(f"{path}: no such file")
+    if not Path(path).is_file():
+        raise QuantizerError(f"{path}: no such file")
     try:
         with safe_open(path, 'pt') as f:
             made_by = (f.metadata() or {}).get('fingerprint')
             codes = {name:f.get_tensor(name).long() for name in f.keys()}
     except (SafetensorError, OSError) as e:
         raise QuantizerError(f"{path}: not a token file ({str(e).splitlines()[0]})") from None
-    if made_by is None: raise QuantizerError(f"{path}: not a token file (its header names no tokenizer)")
+    if made_by is None:
+        raise QuantizerError(f"{path}: not a token file (its header names no tokenizer)")
     if tokenizer is not None and made_by != tokenizer.fingerprint:
         raise QuantizerError(f"{path}: was made by tokenizer {made_by}, this one is {tokenizer.fingerprint}")
     return codes
@@ -73,10 +76,12 @@ def encode_paths(
         problems |= skipped
         for name,file,read in recordings:
             try: codes[name] = tokenizer.encode(read(), tokenizer.sample_rate)
-            except QuantizerError as e: problems[name] = name_file(e, file)
+            except QuantizerError as e:
+                problems[name] = name_file(e, file)
     if codes: return codes,problems
     first = next(iter(problems.values()))
-    if len(problems) > 1: first = f"none of {len(problems)} recordings can be used; the first: {first}"
+    if len(problems) > 1:
+        first = f"none of {len(problems)} recordings can be used; the first: {first}"
     raise QuantizerError(first)
 
 # %% ../../nbs/tokens/37_files.ipynb #70c0c7b8
@@ -94,10 +99,12 @@ def decode_file(
     out:str|Path, # New folder
 )->list[str]: # Names of the recordings
     "Decode tokens to `features.safetensors`, and to sounds if the features have one"
-    if Path(out).exists(): raise QuantizerError(f"{out}: exists already; name another folder")
+    if Path(out).exists():
+        raise QuantizerError(f"{out}: exists already; name another folder")
     feats = {name:tokenizer.decode(codes).contiguous() for name,codes in load_tokens(tokens, tokenizer).items()}
     with atomic_path(out) as tmp:
         tmp.mkdir()
         (tmp/'features.safetensors').write_bytes(save(feats, metadata=dict(fingerprint=tokenizer.fingerprint)))
-        if tokenizer.has_audio: _write_sounds(tokenizer, feats, tmp)
+        if tokenizer.has_audio:
+            _write_sounds(tokenizer, feats, tmp)
     return list(feats)

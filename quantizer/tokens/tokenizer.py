@@ -55,6 +55,7 @@ def fingerprint(self:Tokenizer)->str:
 @patch(as_prop=True)
 def device(self:Tokenizer): return self.model.mean.device
 
+# %% ../../nbs/tokens/36_tokenizer.ipynb #7b10e918
 @patch
 def to(self:Tokenizer, device)->Tokenizer:
     "Move extractor and model to a device"
@@ -69,8 +70,10 @@ def waveform(self:Tokenizer,
     sr:int|None=None, # Sample rate of a waveform, in Hz
 )->Tensor: # `(S,)` at `sample_rate`
     "Load or resample audio to `sample_rate`; raises `QuantizerError` for anything else than mono floats"
-    if isinstance(audio, (str,Path)): return load_audio(audio, self.sample_rate)
-    if sr is None: raise QuantizerError("the sample rate of a waveform must be given: encode(wav, sr)")
+    if isinstance(audio, (str,Path)):
+        return load_audio(audio, self.sample_rate)
+    if sr is None:
+        raise QuantizerError("the sample rate of a waveform must be given: encode(wav, sr)")
     wav = torch.as_tensor(audio)
     if not wav.is_floating_point():
         raise QuantizerError(f"got a waveform of {wav.dtype}: expected floats between -1 and 1 "
@@ -78,7 +81,8 @@ def waveform(self:Tokenizer,
     if wav.ndim != 1:
         raise QuantizerError(f"got a waveform of shape {tuple(wav.shape)}, expected (S,): "
             "mix channels down, and give several recordings as a list")
-    if not torch.isfinite(wav).all(): raise QuantizerError("the waveform holds NaN or infinite samples")
+    if not torch.isfinite(wav).all():
+        raise QuantizerError("the waveform holds NaN or infinite samples")
     wav = wav.float().cpu()
     return wav if sr == self.sample_rate else resample(wav, sr, self.sample_rate)
 
@@ -93,13 +97,17 @@ def _frames(self:Tokenizer, audio, sr):
             feats,_ = self.extractor(wav[None,lo:hi].to(self.device))
             parts.append(feats[0,drop:drop+keep])
     except QuantizerError as e:
-        if isinstance(audio, (str,Path)): raise QuantizerError(name_file(e, audio)) from None
+        if isinstance(audio, (str,Path)):
+            raise QuantizerError(name_file(e, audio)) from None
         raise
     return torch.cat(parts)
 
+# %% ../../nbs/tokens/36_tokenizer.ipynb #efaffbf1
 @patch
-def _batch(self:Tokenizer, frames): return tuple(o.to(self.device) for o in pad_batch(frames))
+def _batch(self:Tokenizer, frames):
+    return tuple(o.to(self.device) for o in pad_batch(frames))
 
+# %% ../../nbs/tokens/36_tokenizer.ipynb #33df6ca0
 @patch
 def features(self:Tokenizer,
     audio, # A path, a waveform `(S,)`, or a list of these
@@ -117,13 +125,15 @@ def encode(self:Tokenizer,
     batch_size:int=16, # Recordings in a batch
 )->Tensor: # `(T',Q)` int64 codes, or a list of these
     "Recordings to tokens"
-    if not isinstance(audio, list): return self.model.encode(*self.features(audio, sr))[0].cpu()
+    if not isinstance(audio, list):
+        return self.model.encode(*self.features(audio, sr))[0].cpu()
     frames = [self._frames(o, sr) for o in audio]
     by_length = sorted(range(len(frames)), key=lambda i: len(frames[i]))
     res = [None]*len(frames)
     for items in chunked(by_length, batch_size):
         batch_codes = self.model.encode(*self._batch([frames[i] for i in items])).cpu()
-        for i,codes in zip(items, batch_codes): res[i] = codes[codes[:,0] != NO_CODE]
+        for i,codes in zip(items, batch_codes):
+            res[i] = codes[codes[:,0] != NO_CODE]
     return res
 
 # %% ../../nbs/tokens/36_tokenizer.ipynb #22c9cc0a
@@ -132,10 +142,12 @@ def decode(self:Tokenizer,
     codes, # `(T',Q)` codes, or a list of these
 )->Tensor: # `(T,D)` features, or a list of these
     "Tokens to features; raises `QuantizerError` for codes of another shape"
-    if isinstance(codes, list): return [self.decode(o) for o in codes]
+    if isinstance(codes, list):
+        return [self.decode(o) for o in codes]
     if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
         raise QuantizerError(f"got codes of shape {tuple(codes.shape)}, expected (T, {self.num_codebooks})")
-    if not len(codes): return torch.zeros(0, self.extractor.dim)
+    if not len(codes):
+        return torch.zeros(0, self.extractor.dim)
     return self.model.decode(codes[None].to(self.device))[0].cpu()
 
 # %% ../../nbs/tokens/36_tokenizer.ipynb #728a131c
@@ -157,7 +169,8 @@ def save(self:Tokenizer,
     path:str|Path, # New folder
 ):
     "Write the tokenizer into a new folder; raises `QuantizerError` if it exists"
-    if Path(path).exists(): raise QuantizerError(f"{path}: exists already")
+    if Path(path).exists():
+        raise QuantizerError(f"{path}: exists already")
     weights = {name:tensor.detach().cpu().contiguous() for name,tensor in self.model.state_dict().items()}
     rates = {k:getattr(self, k) for k in ('sample_rate','token_rate','codebook_size','num_codebooks','fingerprint')}
     with atomic_path(path) as tmp:
@@ -176,14 +189,17 @@ def _read_tokenizer(cls, path):
     model.load_state_dict(weights)
     return cls(config, model),config['fingerprint']
 
+# %% ../../nbs/tokens/36_tokenizer.ipynb #cd2ada96
 @patch(cls_method=True)
 def load(cls:Tokenizer,
     path:str|Path, # Folder that `save` wrote, or the folder of a run
 )->Tokenizer:
     "Read a tokenizer; raises `QuantizerError` if anything in the folder is missing or damaged"
     path = Path(path)
-    if (path/'tokenizer'/'config.json').is_file(): path = path/'tokenizer'
-    if not (path/'config.json').is_file(): raise QuantizerError(f"{path}: not a tokenizer (it has no config.json)")
+    if (path/'tokenizer'/'config.json').is_file():
+        path = path/'tokenizer'
+    if not (path/'config.json').is_file():
+        raise QuantizerError(f"{path}: not a tokenizer (it has no config.json)")
     try: tokenizer,expected = _read_tokenizer(cls, path)
     except QuantizerError: raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:

@@ -19,7 +19,8 @@ class Callback(core.Callback):
     "fastai's callback, without a check when an attribute is set"
     __setattr__ = object.__setattr__
     def __getattr__(self, name):
-        if name.startswith('__') or name == 'learn' or self.learn is None: raise AttributeError(name)
+        if name.startswith('__') or name == 'learn' or self.learn is None:
+            raise AttributeError(name)
         return getattr(self.learn, name)
 
 # %% ../../nbs/train/50_callback.ipynb #c17f790e
@@ -55,7 +56,8 @@ def log_event(self:Learner,
     show:bool=True, # Show it to the user as well
 ):
     "Write a row of `events.csv`; without a `RunLog`, the first process warns if `show`"
-    if hasattr(self, 'run_log') and self.run_log.writes: self.run_log.event(kind, text, show)
+    if hasattr(self, 'run_log') and self.run_log.writes:
+        self.run_log.event(kind, text, show)
     elif show and rank() == 0: warnings.warn(text)
 
 # %% ../../nbs/train/50_callback.ipynb #mp92b3f7

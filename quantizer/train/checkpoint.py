@@ -36,7 +36,8 @@ def get_rng()->dict: # Name -> tensor
         numpy_pos=torch.tensor([position, has_gauss]),
         numpy_gauss=torch.tensor(cached_gauss, dtype=torch.float64),
         torch=torch.get_rng_state())
-    if torch.cuda.is_available(): state['cuda'] = torch.cuda.get_rng_state()
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
     return state
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f10001
@@ -49,7 +50,8 @@ def set_rng(
     keys = state['numpy'].numpy().astype(np.uint32)
     np.random.set_state(('MT19937', keys, *state['numpy_pos'].tolist(), float(state['numpy_gauss'])))
     torch.set_rng_state(state['torch'])
-    if 'cuda' in state and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f10003
 def all_rngs()->dict: # `"rank.name"` -> tensor
@@ -102,7 +104,8 @@ def before_fit(self:Checkpoint):
 @patch(as_prop=True)
 def is_overdue(self:Checkpoint)->bool:
     "Is it time to request a save?"
-    if self.minutes is None or self.save_requested: return False
+    if self.minutes is None or self.save_requested:
+        return False
     return time.monotonic()-self.last_save_time > 60*self.minutes
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f20001
@@ -124,14 +127,16 @@ def after_batch(self:Checkpoint):
         self.save_due = self.save_due or bool(self.steps) and self.train_iter % self.steps == 0
         if not self.is_optimizer_step: return
         if self.save_due: self.save(self.epoch, self.iter+1)
-    elif self.stop_signal: self.save(self.epoch, len(self.dls.train))
+    elif self.stop_signal:
+        self.save(self.epoch, len(self.dls.train))
     if self.stop_signal: raise Interrupted(self.stop_signal)
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f20003
 @patch
 def after_fit(self:Checkpoint):
     self.flags.finish()
-    if not self.is_complete: self.save(self.epoch+1, 0, finished=True)
+    if not self.is_complete:
+        self.save(self.epoch+1, 0, finished=True)
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f10009
 @patch(as_prop=True)
@@ -177,7 +182,8 @@ def write(self:Checkpoint, name:str, *args, **state)->bool: # Is it on disk? `Fa
 def remove_old(self:Checkpoint):
     "Remove all but the last `keep` checkpoints"
     past = [o for o in step_checkpoints(self.path) if checkpoint_step(o) <= self.train_iter]
-    for path in past[:-self.keep]: shutil.rmtree(path, ignore_errors=True)
+    for path in past[:-self.keep]:
+        shutil.rmtree(path, ignore_errors=True)
 
 # %% ../../nbs/train/60_checkpoint.ipynb #27a376e7
 @patch
@@ -204,7 +210,8 @@ def save_best(self:Checkpoint):
     value = to_minimise(self.learn, self.monitor)
     if not value < self.best: return # also if it is NaN
     logged = value if lower_is_better(self.monitor) else -value
-    if self.write('best', epoch=self.epoch, step=self.train_iter, monitor=self.monitor, value=logged): self.best = value
+    if self.write('best', epoch=self.epoch, step=self.train_iter, monitor=self.monitor, value=logged):
+        self.best = value
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f20006
 @patch
@@ -236,9 +243,11 @@ def restore(self:Checkpoint):
     if path is None: return
     self.restored = state = load_checkpoint(path, get_model(self.model), self.opt)
     self.learn.train_iter,self.learn.epoch = state['step'],state['epoch']
-    if state['monitor'] == self.monitor: self.best = state['best']
+    if state['monitor'] == self.monitor:
+        self.best = state['best']
     self.load_callback_states(state['callbacks'])
-    if len(state['lr']) == len(self.opt.hypers): self.opt.set_hyper('lr', state['lr']) # until a schedule sets it
+    if len(state['lr']) == len(self.opt.hypers):
+        self.opt.set_hyper('lr', state['lr']) # until a schedule sets it
     self.set_start(state)
     self.log_event('resumed', self.resume_message(path.name, state))
 
@@ -249,7 +258,8 @@ def load_callback_states(self:Checkpoint,
 ):
     "Restore all callbacks, and fastai's recorder"
     for o in self.cbs:
-        if hasattr(type(o), 'load_state_dict') and o.name in states: o.load_state_dict(states[o.name])
+        if hasattr(type(o), 'load_state_dict') and o.name in states:
+            o.load_state_dict(states[o.name])
     smooth_loss,saved = self.recorder.smooth_loss,states['recorder']
     smooth_loss.val,smooth_loss.count = saved['smooth'],saved['count']
 
@@ -258,7 +268,8 @@ def load_callback_states(self:Checkpoint,
 def convert_position(self:Checkpoint, state:dict):
     "Adapt the position in `state` to the length of this run"
     batches,group = len(self.dls.train),self.batches_per_step
-    if state['batches'] != batches: state['done'] = state['done']*batches//state['batches']//group*group
+    if state['batches'] != batches:
+        state['done'] = state['done']*batches//state['batches']//group*group
     if (state['n_epoch'],state['batches']) != (self.n_epoch,batches):
         state['pct_train'] = (state['epoch']+state['done']/batches)/self.n_epoch
 
@@ -278,7 +289,8 @@ def set_start(self:Checkpoint, state:dict):
     self.is_complete = self.is_end(state)
     self.learn.resume_position = (self.n_epoch,0) if self.is_complete else (state['epoch'],state['done'])
     is_extended = state['finished'] and not self.is_complete
-    if is_extended and hasattr(self.learn, 'early_stop'): self.learn.early_stop.bad_epochs = 0 # full patience again
+    if is_extended and hasattr(self.learn, 'early_stop'):
+        self.learn.early_stop.bad_epochs = 0 # full patience again
 
 # %% ../../nbs/train/60_checkpoint.ipynb #60f10021
 @patch

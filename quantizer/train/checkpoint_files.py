@@ -22,7 +22,8 @@ from ..core.errors import QuantizerError
 from ..core.files import atomic_path, replaced
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #c5b9aa9d
-def _flatten(nested): return {f'{outer}.{inner}':v for outer,d in nested.items() for inner,v in d.items()}
+def _flatten(nested):
+    return {f'{outer}.{inner}':v for outer,d in nested.items() for inner,v in d.items()}
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #58f20001
 def _unflatten(flat):
@@ -33,14 +34,17 @@ def _unflatten(flat):
     return nested
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #58f20002
-def _tensors(values): return {k:v.detach().cpu().contiguous() for k,v in values.items() if isinstance(v, Tensor)}
+def _tensors(values):
+    return {k:v.detach().cpu().contiguous() for k,v in values.items() if isinstance(v, Tensor)}
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #58f10003
 def _file_sha256(path):
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #58f20003
-def _state_sha256(state): return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+def _state_sha256(state):
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 def _write_state(folder, state):
     "Write `state.json`, with the hashes of all files in the folder"
@@ -69,7 +73,8 @@ def save_checkpoint(
     with replaced(Path(path)) as new, atomic_path(new) as tmp:
         tmp.mkdir()
         for name,tensors in files.items():
-            if tensors: save_file(tensors, tmp/f'{name}.safetensors')
+            if tensors:
+                save_file(tensors, tmp/f'{name}.safetensors')
         _write_state(tmp, state)
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #2992e4f3
@@ -81,7 +86,8 @@ def _read_state(path):
         state['sha256'].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise QuantizerError(f"{path}: not a checkpoint (its state.json is missing or damaged)") from None
-    if own_hash != _state_sha256(state): raise QuantizerError(f"{path/'state.json'}: damaged; use another checkpoint")
+    if own_hash != _state_sha256(state):
+        raise QuantizerError(f"{path/'state.json'}: damaged; use another checkpoint")
     return state
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #58f20004
@@ -117,12 +123,15 @@ def load_checkpoint(
 )->dict: # The state; `callbacks` and `rng` with their tensors
     "Read a checkpoint into a model; raises `QuantizerError` naming what is wrong"
     path,state = Path(path),verify_checkpoint(path)
-    def _load(name): return load_file(path/f'{name}.safetensors') if f'{name}.safetensors' in state['sha256'] else {}
+    def _load(name):
+        return load_file(path/f'{name}.safetensors') if f'{name}.safetensors' in state['sha256'] else {}
     try: model.load_state_dict(_load('model'))
     except RuntimeError as e:
         raise QuantizerError(f"{path}: of another model ({' '.join(str(e).split())[:200]})") from None
-    if opt is not None: _load_moments(path, opt, _load('optimizer'))
-    for name,tensors in _unflatten(_load('callbacks')).items(): state['callbacks'][name].update(tensors)
+    if opt is not None:
+        _load_moments(path, opt, _load('optimizer'))
+    for name,tensors in _unflatten(_load('callbacks')).items():
+        state['callbacks'][name].update(tensors)
     state['rng'] = _load('rng')
     return state
 
@@ -135,7 +144,8 @@ def sweep_checkpoints(
         path = old.with_name(old.name[1:-4])
         if not path.exists(): old.rename(path)
     for pattern in ('.*.old','.*.new','.*.tmp-*'):
-        for leftover in Path(folder).glob(pattern): shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in Path(folder).glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 # %% ../../nbs/train/58_checkpoint_files.ipynb #58f10012
 def checkpoint_step(
@@ -167,4 +177,5 @@ def latest_checkpoint(
             missing = [k for k in needs if k not in state]
             if not missing: return path
             on_problem(f"{path}: holds no {missing[0]}; use another checkpoint")
-    if found: raise QuantizerError(f"{folder}: none of its {len(found)} checkpoints is whole")
+    if found:
+        raise QuantizerError(f"{folder}: none of its {len(found)} checkpoints is whole")

@@ -20,10 +20,12 @@ class DDPCallback(Callback):
     order = -8 # after the model is on its device
     def before_fit(self):
         model = self.learn.model
-        if world_size() == 1 or isinstance(model, DistributedDataParallel): return
+        if world_size() == 1 or isinstance(model, DistributedDataParallel):
+            return
         device = next(model.parameters()).device
         device_ids = [device] if device.type == 'cuda' else None
         with warnings.catch_warnings(action='ignore'): # PyTorch 2.13 renames broadcast_buffers
             self.learn.model = DistributedDataParallel(
                 model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
-    def after_fit(self): self.learn.model = get_model(self.learn.model)
+    def after_fit(self):
+        self.learn.model = get_model(self.learn.model)

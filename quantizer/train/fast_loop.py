@@ -21,31 +21,38 @@ class FastLearner(Learner):
     _cached_cbs,_handlers = None,None # callbacks when `_handlers` was made; event -> callbacks with a method for it
 
     def __call__(self, event_name):
-        if isinstance(event_name, str): self._call_one(event_name)
+        if isinstance(event_name, str):
+            self._call_one(event_name)
         else: super().__call__(event_name)
 
     def _call_one(self, event_name):
         is_inner = event_name in _inner_loop
         for callback in self._callbacks_for(event_name):
             runs_here = not is_inner or (callback.run_train if self.training else callback.run_valid)
-            if callback.run and runs_here: getattr(callback, event_name)()
-        if event_name == 'after_batch' and self.training: self._release_batch()
-        if event_name == 'after_fit': self._run_all_callbacks()
+            if callback.run and runs_here:
+                getattr(callback, event_name)()
+        if event_name == 'after_batch' and self.training:
+            self._release_batch()
+        if event_name == 'after_fit':
+            self._run_all_callbacks()
 
     def _set_device(self, batch):
         return to_device(batch, next(self.model.parameters()).device, non_blocking=True)
 
 # %% ../../nbs/train/62_fast_loop.ipynb #12c6d34a
-def _has_method(callback, name): return name in vars(callback) or hasattr(type(callback), name)
+def _has_method(callback, name):
+    return name in vars(callback) or hasattr(type(callback), name)
 
 @patch
 def _callbacks_for(self:FastLearner, event_name):
     "Callbacks that handle an event, in their order"
-    if self.cbs.items != self._cached_cbs: self._cached_cbs,self._handlers = list(self.cbs.items),{}
+    if self.cbs.items != self._cached_cbs:
+        self._cached_cbs,self._handlers = list(self.cbs.items),{}
     if event_name not in self._handlers:
         self._handlers[event_name] = [o for o in self.cbs.sorted('order') if _has_method(o, event_name)]
     return self._handlers[event_name]
 
+# %% ../../nbs/train/62_fast_loop.ipynb #2b7ba2f8
 @patch
 def _run_all_callbacks(self:FastLearner):
     "Undo `run=False`, which holds for one fit"
@@ -77,27 +84,32 @@ class SmoothLoss(Metric):
     @property
     def value(self): return self.val/(1-self.beta**self.count)
 
+# %% ../../nbs/train/62_fast_loop.ipynb #336244e6
 def losses_to_numbers(
     losses:list, # smoothed losses: numbers, and scalar tensors from `first` on
     first:int, # index of the first tensor
 ):
     "Replace tensors by numbers, in place and with one copy from the device"
-    if losses[first:]: losses[first:] = torch.stack(losses[first:]).tolist()
+    if losses[first:]:
+        losses[first:] = torch.stack(losses[first:]).tolist()
 
 # %% ../../nbs/train/62_fast_loop.ipynb #1f879fea
 class FastOptim(OptimWrapper):
     "fastai's wrapper of a PyTorch optimizer, with faster access to hyperparameters"
     @property
-    def hypers(self): return [self._group_hypers(group) for group in self.opt.param_groups]
+    def hypers(self):
+        return [self._group_hypers(group) for group in self.opt.param_groups]
 
     def _group_hypers(self, group):
         flat = {}
         for name,value in group.items():
-            if isinstance(value, tuple): flat |= {f'{name}__{i}':v for i,v in enumerate(value)}
+            if isinstance(value, tuple):
+                flat |= {f'{name}__{i}':v for i,v in enumerate(value)}
             elif name != 'params': flat[name] = value
         return {self.fwd_map.get(name, name):value for name,value in flat.items()}
 
     def set_hyper(self, k, v):
         name = self.bwd_map[k]
-        if not isinstance(v, float) or '__' in name: return super().set_hyper(k, v)
+        if not isinstance(v, float) or '__' in name:
+            return super().set_hyper(k, v)
         for group in self.opt.param_groups: group[name] = v

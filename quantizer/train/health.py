@@ -29,27 +29,31 @@ class CodebookHealth(Callback):
         self.counts = self.window = None # Counts of validation codes; of training codes since the last `take`
     def before_fit(self): self.window = None
     def before_validate(self): self.counts = None
-    def before_batch(self): self.sizes = get_model(self.learn.model).quantizer.codebook_sizes
+    def before_batch(self):
+        self.sizes = get_model(self.learn.model).quantizer.codebook_sizes
     @property
     def verdict(self)->str:
         "One sentence about the last validation"
         return verdict(self.health) if self.health else 'not yet known'
 
 # %% ../../nbs/train/55_health.ipynb #mo550002
-def _add(total, counts): return counts if total is None else total+counts
+def _add(total, counts):
+    return counts if total is None else total+counts
 
 # %% ../../nbs/train/55_health.ipynb #mp95cc8e
 @patch
 def after_batch(self:CodebookHealth):
     if self.learn.pred is None: return # the batch was skipped
     counts = count_codes(self.learn.pred.codes, max(self.sizes))
-    if self.learn.training: self.window = _add(self.window, counts)
+    if self.learn.training:
+        self.window = _add(self.window, counts)
     else: self.counts = _add(self.counts, counts)
 
 # %% ../../nbs/train/55_health.ipynb #mpad4ff8
 @patch
 def after_validate(self:CodebookHealth):
-    for metric in self.recorder._valid_mets: reduce_metric(metric)
+    for metric in self.recorder._valid_mets:
+        reduce_metric(metric)
     if self.counts is None: return
     self.counts = all_reduce_sum(self.counts)
     self.health = codebook_health(self.counts, self.token_rate, self.sizes)
@@ -59,7 +63,8 @@ def after_validate(self:CodebookHealth):
 def take(self:CodebookHealth)->dict: # As from `codebook_health`
     "Health of the training codes since the last call; all processes must call it together"
     counts = self.window
-    if counts is None: counts = torch.zeros(len(self.sizes), max(self.sizes), dtype=torch.long)
+    if counts is None:
+        counts = torch.zeros(len(self.sizes), max(self.sizes), dtype=torch.long)
     self.window = torch.zeros_like(counts)
     return codebook_health(all_reduce_sum(counts), self.token_rate, self.sizes)
 
@@ -78,7 +83,8 @@ def load_state_dict(self:CodebookHealth, state):
 @patch
 def metrics(self:CodebookHealth)->list: # For `Learner(metrics=...)`
     "The columns of fastai's table"
-    def _metric(name): return ValueMetric(lambda: self.health.get(name, float('nan')), name)
+    def _metric(name):
+        return ValueMetric(lambda: self.health.get(name, float('nan')), name)
     return [_metric(name) for name in ('usage','dead','perplexity','entropy')]
 
 # %% ../../nbs/train/55_health.ipynb #785adf10
@@ -102,7 +108,8 @@ class NREMetric(Metric):
     name = 'nre'
     def __init__(self): self.nre = NRE()
     def reset(self): self.nre.reset()
-    def accumulate(self, learn): self.nre.add(learn.pred.x, learn.pred.y, learn.pred.mask)
+    def accumulate(self, learn):
+        self.nre.add(learn.pred.x, learn.pred.y, learn.pred.mask)
     def reduce(self): self.nre.reduce()
     @property
     def value(self): return self.nre.value
@@ -117,6 +124,8 @@ class FrameLoss(Metric):
         frames = learn.pred.frames
         self.total = self.total + learn.loss.detach().double()*frames
         self.n = self.n + frames
-    def reduce(self): self.total,self.n = _sum_over_ranks(self.total, self.n)
+    def reduce(self):
+        self.total,self.n = _sum_over_ranks(self.total, self.n)
     @property
-    def value(self): return float(self.total/self.n) if self.n else None
+    def value(self):
+        return float(self.total/self.n) if self.n else None

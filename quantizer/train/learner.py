@@ -58,12 +58,15 @@ def _end_fit(self:SpeechLearner):
     "Leave the learner ready for the next fit"
     self.is_fitting = False
     self._run_all_callbacks()
-    if hasattr(self, 'train_step'): self.train_step.after_cancel_batch()
+    if hasattr(self, 'train_step'):
+        self.train_step.after_cancel_batch()
 
+# %% ../../nbs/train/63_learner.ipynb #dbaae6cc
 @patch
 def _skip_batch(self:SpeechLearner, error):
     "Leave out a training batch that is not finite, unless `error` must end training"
-    if not self.training or not hasattr(self, 'train_step'): raise error
+    if not self.training or not hasattr(self, 'train_step'):
+        raise error
     self.pred = None
     self.train_step.skip_batch(error)
     raise CancelBatchException from None
@@ -76,13 +79,16 @@ def all_batches(self:SpeechLearner):
     is_resumed = self.training and epoch == self.resume_position[0]
     first = self.resume_position[1] if is_resumed else 0
     sampler = getattr(self.dl, 'sampler', None)
-    if hasattr(sampler, 'seek'): sampler.seek(epoch*self.n_iter+first)
+    if hasattr(sampler, 'seek'):
+        sampler.seek(epoch*self.n_iter+first)
     if first >= self.n_iter: return
-    for i,batch in enumerate(self.dl, first): self.one_batch(i, batch)
+    for i,batch in enumerate(self.dl, first):
+        self.one_batch(i, batch)
 
 # %% ../../nbs/train/63_learner.ipynb #789cf2d2
 NO_DECAY = ('codebook', 'vectors', 'silence') # parameter names
 
+# %% ../../nbs/train/63_learner.ipynb #9e766472
 def decay_groups(
     model:nn.Module, # model whose parameters are split
 )->list[list]: # parameters with weight decay, and parameters without
@@ -115,7 +121,8 @@ def quantizer_learner(
     "A `Learner` for a quantizer; raises `QuantizerError` if the model has nothing to train"
     check_trainable(model)
     cbs = [CodebookHealth(frame_rate/model.downsample), *(cbs or [])]
-    if not any(isinstance(callback, TrainStep) for callback in cbs): cbs.append(TrainStep())
+    if not any(isinstance(callback, TrainStep) for callback in cbs):
+        cbs.append(TrainStep())
     learn = SpeechLearner(
         dls,
         model,
@@ -134,12 +141,15 @@ def quantizer_learner(
 def _callback_metrics(cbs):
     metrics = []
     for callback in cbs:
-        if hasattr(type(callback), 'metrics'): metrics += callback.metrics()
+        if hasattr(type(callback), 'metrics'):
+            metrics += callback.metrics()
     return metrics
 
+# %% ../../nbs/train/63_learner.ipynb #95738610
 def check_trainable(model):
     "Raise `QuantizerError` if the model has no parameter to train"
-    if any(p.requires_grad for p in model.parameters()): return
+    if any(p.requires_grad for p in model.parameters()):
+        return
     raise QuantizerError("the model has no parameters for the optimizer: choose another encoder or decoder, "
         "or codebook='gradient'")
 
@@ -155,7 +165,8 @@ def show_results(self:SpeechLearner,
     model = get_model(self.model)
     was_training = model.training
     batch = next(iter(self.dls[ds_idx] if dl is None else dl))
-    with torch.no_grad(): out = model.eval()(*self._set_device(batch)[:2])
+    with torch.no_grad():
+        out = model.eval()(*self._set_device(batch)[:2])
     model.train(was_training)
     frame_rate = self.codebook_health.token_rate*model.downsample
     for x,y,codes,mask in list(zip(out.x, out.y, out.codes, out.mask))[:max_n]:

@@ -29,7 +29,8 @@ def curve_name(
 )->str: # `train/...` or `valid/...`
     "Name of the curve of a column"
     if table == 'steps': return f'train/{column}'
-    if column.startswith('train_'): return f"train/{column.removeprefix('train_')}_mean"
+    if column.startswith('train_'):
+        return f"train/{column.removeprefix('train_')}_mean"
     return f"valid/{column.removeprefix('valid_')}"
 
 # %% ../../nbs/train/57_loggers.ipynb #57f20004
@@ -56,13 +57,17 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
         self.writer = SummaryWriter(Path(out)/'tensorboard', purge_step=step+1, flush_secs=30)
         text = json.dumps(config, indent=2, default=str)
-        if resume is None: self.writer.add_text('config', f'```\n{text}\n```', 0)
+        if resume is None:
+            self.writer.add_text('config', f'```\n{text}\n```', 0)
     def write(self, table:str, row:dict):
         numbers,texts = split_row(table, row)
-        for k,v in numbers.items(): self.writer.add_scalar(k, v, row['step'])
-        for k,v in texts.items(): self.writer.add_text(k, v, row['step'])
+        for k,v in numbers.items():
+            self.writer.add_scalar(k, v, row['step'])
+        for k,v in texts.items():
+            self.writer.add_text(k, v, row['step'])
         if table == 'log': self.writer.flush()
-    def event(self, step:int, kind:str, text:str): self.writer.add_text(f'events/{kind}', text, step)
+    def event(self, step:int, kind:str, text:str):
+        self.writer.add_text(f'events/{kind}', text, step)
     def state(self)->dict: return {}
     def close(self): self.writer.close()
 
@@ -82,7 +87,8 @@ class WandB:
         mode:Literal['online','offline','disabled']='online', # `'offline'` sends nothing
     ):
         import wandb
-        if mode != 'online': os.environ.setdefault('WANDB_ERROR_REPORTING', 'false')
+        if mode != 'online':
+            os.environ.setdefault('WANDB_ERROR_REPORTING', 'false')
         run_id = (resume or {}).get('id')
         continues = bool(run_id) and mode == 'online'
         settings = wandb.Settings(quiet=True, console='off', save_code=False, disable_code=True, disable_git=True,
@@ -101,12 +107,15 @@ class WandB:
 @patch
 def write(self:WandB, table:str, row:dict):
     numbers,texts = split_row(table, row)
-    if row['step'] >= self.first_step: self.run.log(numbers, step=row['step'])
+    if row['step'] >= self.first_step:
+        self.run.log(numbers, step=row['step'])
     self.run.summary.update(texts)
 
 @patch
-def event(self:WandB, step:int, kind:str, text:str): self.run.alert(kind, f'step {step}: {text}', level='WARN')
+def event(self:WandB, step:int, kind:str, text:str):
+    self.run.alert(kind, f'step {step}: {text}', level='WARN')
 
+# %% ../../nbs/train/57_loggers.ipynb #c414624d
 @patch
 def state(self:WandB)->dict: return dict(id=self.run.id)
 
@@ -151,8 +160,10 @@ def close(self:LoggerGroup):
     self.send('close')
     self.active = []
 
+# %% ../../nbs/train/57_loggers.ipynb #b3454c70
 @patch
-def states(self:LoggerGroup)->dict: return {o.name:o.state() for o in self.loggers} # Name -> state, for a checkpoint
+def states(self:LoggerGroup)->dict:
+    return {o.name:o.state() for o in self.loggers} # Name -> state, for a checkpoint
 
 # %% ../../nbs/train/57_loggers.ipynb #57a70628
 def check_loggers(
@@ -163,7 +174,8 @@ def check_loggers(
     checked = [check_block(LOGGERS, b, f'{where}.{i}', ('out','config','resume','step')) for i,b in enumerate(blocks)]
     names = [b['name'] for b in checked]
     for name in names:
-        if names.count(name) > 1: raise QuantizerError(f"'{where}' names {name} twice")
+        if names.count(name) > 1:
+            raise QuantizerError(f"'{where}' names {name} twice")
         package = getattr(LOGGERS[name], 'package', None)
         if package and find_spec(package) is None:
             raise QuantizerError(f"logger '{name}' needs the package {package}: pip install 'quantizer[{package}]'")

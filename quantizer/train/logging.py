@@ -35,7 +35,8 @@ class CSVFile:
         size = self.path.stat().st_size if self.path.exists() else 0
         self.end = size if end is None else min(end, size)
         if not self.end: return
-        with open(self.path, newline='', encoding='utf-8') as f: self.names = next(csv.reader(f))
+        with open(self.path, newline='', encoding='utf-8') as f:
+            self.names = next(csv.reader(f))
 
 # %% ../../nbs/train/56_logging.ipynb #56f10001
 @patch
@@ -80,7 +81,8 @@ TIMINGS = ('time_s','step_s','data_wait','frames_per_s','memory_mb')
 
 def peak_mb()->float:
     "Peak memory so far in MB, of the GPU if there is one"
-    if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**20
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()/2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
 
 # %% ../../nbs/train/56_logging.ipynb #5c6bb6dc
@@ -111,7 +113,8 @@ def before_fit(self:RunLog):
     self.collapsed = 0 # successive rows with a collapsed codebook
     self.loggers = LoggerGroup()
     self.resumed = {} # of a run that continues: state of the loggers, and step
-    for kind,text in self.notes: self.event(kind, text, show=False)
+    for kind,text in self.notes:
+        self.event(kind, text, show=False)
 
 # %% ../../nbs/train/56_logging.ipynb #56f10006
 @patch
@@ -145,6 +148,7 @@ def before_train(self:RunLog):
     self.window,self.epoch_window = Window(),Window()
     self.batch_ended = time.perf_counter()
 
+# %% ../../nbs/train/56_logging.ipynb #f91a2c8d
 @patch
 def before_batch(self:RunLog):
     if not self.training: return
@@ -157,7 +161,8 @@ def before_batch(self:RunLog):
 def after_batch(self:RunLog):
     if self.pred is not None: self.add_losses(self.pred)
     if not self.training: return
-    if self.train_iter == 1 or self.train_iter % self.every == 0: self.step_row()
+    if self.train_iter == 1 or self.train_iter % self.every == 0:
+        self.step_row()
     self.batch_ended = time.perf_counter()
 
 # %% ../../nbs/train/56_logging.ipynb #56f10011
@@ -174,6 +179,7 @@ def step_columns(self:RunLog,
         usage=health['usage'], perplexity=health['perplexity'],
         **self.window.speed(), memory_mb=round(peak_mb()), time_s=self.time_s())
 
+# %% ../../nbs/train/56_logging.ipynb #b9fb693e
 @patch
 def time_s(self:RunLog)->float:
     "Seconds of training so far, over all resumes"
@@ -199,7 +205,8 @@ def check_collapse(self:RunLog,
     "Write an event when the codebook has collapsed"
     description = verdict(health)
     self.collapsed = self.collapsed+1 if description.startswith('collapsed') else 0
-    if self.collapsed == patience: self.event('collapse', f'the codebook has {description}')
+    if self.collapsed == patience:
+        self.event('collapse', f'the codebook has {description}')
 
 # %% ../../nbs/train/56_logging.ipynb #56f10015
 @patch
@@ -212,8 +219,10 @@ def before_validate(self:RunLog):
 
 @patch
 def after_validate(self:RunLog):
-    if 'valid' in self.sums: self.sums['valid'] = all_reduce_sum(self.sums['valid'])
+    if 'valid' in self.sums:
+        self.sums['valid'] = all_reduce_sum(self.sums['valid'])
 
+# %% ../../nbs/train/56_logging.ipynb #1a5ecaf9
 @patch
 def after_epoch(self:RunLog):
     if 'train' in self.sums: self.epoch_row()
@@ -241,7 +250,8 @@ def recorded_columns(self:RunLog)->dict: # Column -> value
 def epoch_row(self:RunLog):
     "Write a row of `log.csv` and the file `codes.json`; `row` keeps it on every process"
     row = dict(epoch=self.epoch, step=self.train_iter, lr=float(self.opt.hypers[-1]['lr']))
-    for part in ('train','valid'): row |= {f'{part}_{k}':v for k,v in self.mean_losses(part).items()}
+    for part in ('train','valid'):
+        row |= {f'{part}_{k}':v for k,v in self.mean_losses(part).items()}
     self.row = row | self.recorded_columns() | self.health_columns()
     if not self.writes: return
     health = self.codebook_health
@@ -257,7 +267,8 @@ def write_codes(self:RunLog):
     "Write how often each code was used"
     health = self.codebook_health
     data = dict(step=self.train_iter, epoch=self.epoch, sizes=health.sizes, counts=health.counts.tolist())
-    with atomic_path(self.path/'codes.json') as tmp: tmp.write_text(json.dumps(data))
+    with atomic_path(self.path/'codes.json') as tmp:
+        tmp.write_text(json.dumps(data))
 
 # %% ../../nbs/train/56_logging.ipynb #2fe9cfce
 @patch
@@ -272,7 +283,8 @@ def try_to_write(self:RunLog,
         self.failing.discard(name)
     except OSError as e:
         reason = (e.strerror or str(e)).lower()
-        if name not in self.failing: warnings.warn(f"{self.path/name}: not written ({reason}); training continues")
+        if name not in self.failing:
+            warnings.warn(f"{self.path/name}: not written ({reason}); training continues")
         self.failing.add(name)
 
 # %% ../../nbs/train/56_logging.ipynb #56f20015
@@ -294,7 +306,8 @@ def event(self:RunLog,
 ):
     "Write a row of `events.csv`; only the first process does"
     if not self.writes: return
-    if show: print(f'step {self.train_iter}: {text}', file=sys.stderr, flush=True)
+    if show:
+        print(f'step {self.train_iter}: {text}', file=sys.stderr, flush=True)
     now = datetime.now().isoformat(timespec='seconds')
     self.try_to_write('events.csv', self.files['events'].write, time=now, step=self.train_iter, kind=kind, text=text)
     self.loggers.event(self.train_iter, kind, text)
@@ -311,6 +324,7 @@ def open_loggers(self:RunLog):
             self.event('warning', f'{e}; training continues without it')
     self.loggers.open(loggers)
 
+# %% ../../nbs/train/56_logging.ipynb #85a0ad2f
 @patch
 def close(self:RunLog): self.loggers.close()
 
@@ -320,8 +334,10 @@ def after_fit(self:RunLog): self.close()
 # %% ../../nbs/train/56_logging.ipynb #56f10023
 @patch
 def state_dict(self:RunLog)->dict:
-    if not self.writes: return {} # the first process writes the checkpoint
-    for name,file in self.files.items(): self.try_to_write(f'{name}.csv', file.sync)
+    if not self.writes:
+        return {} # the first process writes the checkpoint
+    for name,file in self.files.items():
+        self.try_to_write(f'{name}.csv', file.sync)
     state = dict(
         ends={k:self.files[k].end for k in ('log','steps')}, elapsed=self.time_s(), collapsed=self.collapsed,
         loggers=self.loggers.states())
@@ -330,7 +346,8 @@ def state_dict(self:RunLog)->dict:
 # %% ../../nbs/train/56_logging.ipynb #56f20016
 @patch
 def load_state_dict(self:RunLog, state:dict):
-    for k,end in state['ends'].items(): self.files[k] = CSVFile(self.path/f'{k}.csv', end)
+    for k,end in state['ends'].items():
+        self.files[k] = CSVFile(self.path/f'{k}.csv', end)
     self.elapsed,self.collapsed = state['elapsed'],state['collapsed']
     self.resumed = dict(loggers=state['loggers'], step=self.train_iter)
     if 'sums' not in state: return

@@ -53,6 +53,7 @@ def _check_anneal(values):
     blocks = {k:v if isinstance(v, dict) else dict(start=v) for k,v in values.items()}
     return {k:check_options(anneal, v, f'train.anneal.{k}') for k,v in blocks.items()}
 
+# %% ../../nbs/train/64_options.ipynb #4bc25b12
 def check_train(
     block:dict, # The block `train` of a config
 )->dict: # The same with all defaults
@@ -62,9 +63,12 @@ def check_train(
     train['checkpoint'] = check_options(Checkpoint, train['checkpoint'] or {}, 'train.checkpoint', FROM_RUN)
     if train['early_stop'] is not None:
         train['early_stop'] = check_options(EarlyStop, train['early_stop'], 'train.early_stop')
-    if train['anneal'] is not None: train['anneal'] = _check_anneal(train['anneal'])
-    if isinstance(train['loggers'], str): train['loggers'] = [train['loggers']]
-    if train['loggers']: train['loggers'] = check_loggers(train['loggers'])
+    if train['anneal'] is not None:
+        train['anneal'] = _check_anneal(train['anneal'])
+    if isinstance(train['loggers'], str):
+        train['loggers'] = [train['loggers']]
+    if train['loggers']:
+        train['loggers'] = check_loggers(train['loggers'])
     return train
 
 # %% ../../nbs/train/64_options.ipynb #29fd15f5
@@ -77,6 +81,7 @@ def monitor_names(
     if has_wer: names.append('wer')
     return names + [f'{part}_{k}' for k in losses for part in ('train','valid')]
 
+# %% ../../nbs/train/64_options.ipynb #dacbc6bb
 def check_monitors(
     train:dict, # From `check_train`
     names:list, # From `monitor_names`

@@ -45,11 +45,13 @@ def check_phases(
 )->list[dict]: # Phases with all options
     "Check the phases of a run, and complete them"
     example = '{epochs: 10, losses: {kl: 0}}'
-    if not phases: raise QuantizerError(f"'train.phases' is empty: expected blocks like {example}")
+    if not phases:
+        raise QuantizerError(f"'train.phases' is empty: expected blocks like {example}")
     checked = []
     for i,block in enumerate(phases):
         where = f'train.phases.{i}'
-        if not isinstance(block, dict): raise QuantizerError(f"'{where}' is {block!r}: expected a block like {example}")
+        if not isinstance(block, dict):
+            raise QuantizerError(f"'{where}' is {block!r}: expected a block like {example}")
         phase = check_options(PhaseOptions, block, where)
         _check_losses(phase['losses'] or {}, hyperparams, f'{where}.losses')
         size = phase['codebook_size'] or codebook_size
@@ -74,8 +76,10 @@ class Phases(Callback):
         self.boundaries = list(accumulate(o['epochs'] for o in phases))[:-1] # epochs that begin another phase
     def before_fit(self):
         self.run,self.current = in_fit(self.learn),-1
-        if not any(o['codebook_size'] for o in self.phases): return
-        for book in get_model(self.model).quantizer.codebooks(): book.resizable = True
+        if not any(o['codebook_size'] for o in self.phases):
+            return
+        for book in get_model(self.model).quantizer.codebooks():
+            book.resizable = True
     def before_epoch(self):
         last = bisect_right(self.boundaries, self.epoch)
         for i in range(self.current+1, last+1): self.enter(i)
@@ -89,7 +93,8 @@ class Phases(Callback):
 def set_losses(self:Phases, i:int):
     "Set the loss weights of phase `i`"
     losses = self.phases[i]['losses'] or {}
-    for name,weight in losses.items(): get_model(self.model).set_hyperparam(name, weight)
+    for name,weight in losses.items():
+        get_model(self.model).set_hyperparam(name, weight)
 
 # %% ../../nbs/train/53_phases.ipynb #53f20002
 @patch

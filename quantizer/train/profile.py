@@ -24,10 +24,12 @@ PARTS = dict( # part -> its name in the table
     wait='waiting for data', copy='copy to the device', encoder='encoder', quantizer='quantizer', decoder='decoder',
     losses='losses, rest of forward', backward='backward', optimizer='clipping, optimizer', rest='callbacks, logging, rest')
 
+# %% ../../nbs/train/61_profile.ipynb #5cbc2c67
 class Laps:
     "Seconds of each part"
     now = staticmethod(time.perf_counter)
-    def __init__(self): self.on_cuda,self.seconds = torch.cuda.is_available(),dict.fromkeys(PARTS, 0.)
+    def __init__(self):
+        self.on_cuda,self.seconds = torch.cuda.is_available(),dict.fromkeys(PARTS, 0.)
     def start(self): self.since = self.now()
     def lap(self,
         part:str, # part that ends now
@@ -57,7 +59,8 @@ class Profile(Callback):
     def before_train(self): self.begin()
     def after_batch(self):
         if not self.training: return
-        if self.is_timing and self.learn.pred is not None: self.frames = self.frames+self.learn.pred.frames
+        if self.is_timing and self.learn.pred is not None:
+            self.frames = self.frames+self.learn.pred.frames
         self.seen += 1
         self.begin()
     def after_fit(self):
@@ -71,15 +74,18 @@ def begin(self:Profile):
     self.laps,self.done,self.frames,self.is_timing = Laps(),0,0,True
     self._wrap('_set_device', partial(self.timed, 'wait', 'copy', self.learn._set_device))
     self._wrap('_call_one', partial(self.timed_event, self.learn._call_one))
-    for part in ('encoder','quantizer','decoder'): self._wrap_module(part)
+    for part in ('encoder','quantizer','decoder'):
+        self._wrap_module(part)
     self.laps.start()
 
+# %% ../../nbs/train/61_profile.ipynb #c994bbef
 @patch
 def _wrap(self:Profile, name, wrapper):
     "Hide a method of the learner behind an attribute"
     setattr(self.learn, name, wrapper)
     self.undo.callback(delattr, self.learn, name)
 
+# %% ../../nbs/train/61_profile.ipynb #73ed092e
 @patch
 def _wrap_module(self:Profile, part):
     module = getattr(get_model(self.learn.model), part)
@@ -87,6 +93,7 @@ def _wrap_module(self:Profile, part):
     module._compiled_call_impl = partial(self.timed, 'losses', part, compiled or module._call_impl)
     self.undo.callback(setattr, module, '_compiled_call_impl', compiled)
 
+# %% ../../nbs/train/61_profile.ipynb #58b84472
 @patch
 def stop(self:Profile):
     "Remove all wrappers"
@@ -113,6 +120,7 @@ def timed(self:Profile,
 _ENDS = dict(after_pred='losses', after_loss='losses', after_backward='backward', after_step='optimizer',
     after_batch='optimizer') # event -> part that ends when it comes
 
+# %% ../../nbs/train/61_profile.ipynb #af5bc753
 @patch
 def timed_event(self:Profile, call_one, event):
     "Send an event to all callbacks and note the time"
@@ -120,10 +128,13 @@ def timed_event(self:Profile, call_one, event):
     if is_inner: self.laps.lap(_ENDS.get(event, 'rest'))
     try: call_one(event)
     finally:
-        if is_inner: self.laps.lap('optimizer' if event == 'before_step' else 'rest')
+        if is_inner:
+            self.laps.lap('optimizer' if event == 'before_step' else 'rest')
         else: self.laps.start()
-    if is_inner and event == 'after_batch' and self.is_timing: self._end_step()
+    if is_inner and event == 'after_batch' and self.is_timing:
+        self._end_step()
 
+# %% ../../nbs/train/61_profile.ipynb #2f01ddd6
 @patch
 def _end_step(self:Profile):
     self.done += 1
@@ -141,6 +152,7 @@ def finish(self:Profile):
     self.frames_per_s = round(float(self.frames)/max(1e-9, sum(self.laps.seconds.values())))
     if rank() == 0: self.tell(self.table())
 
+# %% ../../nbs/train/61_profile.ipynb #12b373da
 @patch
 def table(self:Profile)->str:
     "Milliseconds and share of each part"

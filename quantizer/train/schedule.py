@@ -38,6 +38,7 @@ def _cosine(start, end, share):
 # %% ../../nbs/train/52_schedule.ipynb #b58537a0
 AtLeastOne = Annotated[float, Ge(1)]
 
+# %% ../../nbs/train/52_schedule.ipynb #57ecf1cc
 @SCHEDULES.register('one_cycle')
 def one_cycle(
     lr:float, # Peak
@@ -47,7 +48,8 @@ def one_cycle(
 )->Callable: # Progress -> learning rate
     "Up along a cosine, down along another"
     def _lr(p):
-        if p < pct_start: return _cosine(lr/div, lr, _ramp(p, 0, pct_start))
+        if p < pct_start:
+            return _cosine(lr/div, lr, _ramp(p, 0, pct_start))
         return _cosine(lr, lr/div_final, _ramp(p, pct_start, 1))
     return _lr
 
@@ -86,7 +88,8 @@ def wsd(
     final:Fraction=0., # The end, as a share of `lr`
 )->Callable: # Progress -> learning rate
     "Up in a straight line, constant, and down at the end"
-    if warmup+decay > 1: raise QuantizerError(f"warmup is {warmup} and decay is {decay}: expected at most 1 together")
+    if warmup+decay > 1:
+        raise QuantizerError(f"warmup is {warmup} and decay is {decay}: expected at most 1 together")
     return _warmup_then_fall(lr, warmup, 1-decay, final, dict(sqrt=0.5, linear=1.)[shape])
 
 # %% ../../nbs/train/52_schedule.ipynb #52f20005
@@ -144,7 +147,8 @@ def update(self:PlateauScheduler,
     "Adapt the rate after a validation"
     sign = 1 if lower_is_better(self.monitor) else -1
     gain = math.inf if self.best is None else (self.best-value)*sign
-    if math.isfinite(value) and gain > self.min_delta: self.best,self.bad_epochs = value,0
+    if math.isfinite(value) and gain > self.min_delta:
+        self.best,self.bad_epochs = value,0
     else: self.bad_epochs += 1
     if self.bad_epochs < self.patience: return
     self.share,self.bad_epochs = max(self.final, self.share*self.factor),0
@@ -152,10 +156,12 @@ def update(self:PlateauScheduler,
 # %% ../../nbs/train/52_schedule.ipynb #52f20007
 @patch
 def after_epoch(self:PlateauScheduler):
-    if in_fit(self.learn): self.update(last_measure(self.learn, self.monitor))
+    if in_fit(self.learn):
+        self.update(last_measure(self.learn, self.monitor))
 
 @patch
-def state_dict(self:PlateauScheduler)->dict: return dict(share=self.share, best=self.best, waited=self.bad_epochs)
+def state_dict(self:PlateauScheduler)->dict:
+    return dict(share=self.share, best=self.best, waited=self.bad_epochs)
 
 @patch
 def load_state_dict(self:PlateauScheduler, state:dict):
@@ -169,10 +175,13 @@ def check_schedule(
     "Check the name and options of a schedule"
     block = check_block(SCHEDULES, block, where, ('lr',))
     try: _make(block, 1.)
-    except QuantizerError as e: raise QuantizerError(f"'{where}': {e}") from None
+    except QuantizerError as e:
+        raise QuantizerError(f"'{where}': {e}") from None
     return block
 
-def _make(block, lr): return SCHEDULES[block['name']](lr, **{k:v for k,v in block.items() if k != 'name'})
+# %% ../../nbs/train/52_schedule.ipynb #33adea1f
+def _make(block, lr):
+    return SCHEDULES[block['name']](lr, **{k:v for k,v in block.items() if k != 'name'})
 
 # %% ../../nbs/train/52_schedule.ipynb #52f20008
 def lr_scheduler(
@@ -194,7 +203,8 @@ def anneal(
     "A value that moves from `start` to `end`"
     check_range(0, math.inf, start=start, end=end)
     check_range(0, 1, begin=begin, finish=finish)
-    if begin > finish: raise QuantizerError(f"begin is {begin} and finish is {finish}: expected begin first")
+    if begin > finish:
+        raise QuantizerError(f"begin is {begin} and finish is {finish}: expected begin first")
     if shape == 'exp' and min(start, end) <= 0:
         raise QuantizerError(f"cannot move exponentially from {start} to {end}: both must be more than 0; "
             "or take the shape linear or cos")

@@ -35,9 +35,11 @@ class TrainStep(Callback):
         patience:int=100, # number of consecutive skipped steps that ends training
     ):
         for name,value,choices in (('precision', precision, PRECISIONS), ('nonfinite', nonfinite, ('stop','skip'))):
-            if value not in choices: raise QuantizerError(f"{name} is '{value}': expected one of {', '.join(choices)}")
+            if value not in choices:
+                raise QuantizerError(f"{name} is '{value}': expected one of {', '.join(choices)}")
         check_range(1, float('inf'), accumulate=accumulate, patience=patience)
-        if clip <= 0: raise QuantizerError(f"clip is {clip}: expected more than 0")
+        if clip <= 0:
+            raise QuantizerError(f"clip is {clip}: expected more than 0")
         store_attr()
         self.scaler,self.is_optimizer_step = None,True
         self.forward_context,self.backward_context = ExitStack(),ExitStack()
@@ -59,8 +61,10 @@ def before_batch(self:TrainStep):
     if self.training: self._enter_group()
     self.device = self.xb[0].device
     dtype = PRECISIONS[self.precision]
-    if dtype: self.forward_context.enter_context(torch.autocast(self.device.type, dtype))
+    if dtype:
+        self.forward_context.enter_context(torch.autocast(self.device.type, dtype))
 
+# %% ../../nbs/train/59_step.ipynb #1f08a62a
 @patch
 def _enter_group(self:TrainStep):
     "Find the place of this batch in its group"
@@ -68,7 +72,8 @@ def _enter_group(self:TrainStep):
     self.group_size = min(self.accumulate, self.n_iter-first)
     self.is_optimizer_step = self.iter+1 == first+self.group_size
     model = self.learn.model
-    if not self.is_optimizer_step and hasattr(model, 'no_sync'): self.backward_context.enter_context(model.no_sync())
+    if not self.is_optimizer_step and hasattr(model, 'no_sync'):
+        self.backward_context.enter_context(model.no_sync())
 
 # %% ../../nbs/train/59_step.ipynb #9e18e176
 @patch
@@ -76,11 +81,15 @@ def after_pred(self:TrainStep): self.forward_context.close()
 
 @patch
 def before_backward(self:TrainStep):
-    if self.group_size > 1: self.learn.loss_grad = self.loss_grad/self.group_size
-    if self.scaler: self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+    if self.group_size > 1:
+        self.learn.loss_grad = self.loss_grad/self.group_size
+    if self.scaler:
+        self.learn.loss_grad = self.scaler.scale(self.loss_grad)
 
+# %% ../../nbs/train/59_step.ipynb #da525b0a
 @patch
-def after_backward(self:TrainStep): self.backward_context.close()
+def after_backward(self:TrainStep):
+    self.backward_context.close()
 
 @patch
 def after_cancel_batch(self:TrainStep):
@@ -90,7 +99,8 @@ def after_cancel_batch(self:TrainStep):
 # %% ../../nbs/train/59_step.ipynb #fa5aeffa
 @patch
 def before_step(self:TrainStep):
-    if not self.is_optimizer_step: raise CancelBatchException # keeps the gradient
+    if not self.is_optimizer_step:
+        raise CancelBatchException # keeps the gradient
     opt = getattr(self.opt, 'opt', self.opt)
     if self.scaler: self.scaler.unscale_(opt)
     params = [p for group in opt.param_groups for p in group['params']]
@@ -100,12 +110,14 @@ def before_step(self:TrainStep):
     self.consecutive_skips = (self.consecutive_skips+1)*is_bad
     self._allow_step(opt, is_bad)
 
+# %% ../../nbs/train/59_step.ipynb #942c6445
 @patch
 def _allow_step(self:TrainStep, opt, is_bad):
     "Let the optimizer step, unless the gradient is not finite"
     skips_on_device = self.device.type == 'cuda' and getattr(opt, '_step_supports_amp_scaling', False)
     if self.scaler: self._scaled_step(opt)
-    elif skips_on_device: opt.grad_scale,opt.found_inf = None,is_bad
+    elif skips_on_device:
+        opt.grad_scale,opt.found_inf = None,is_bad
     elif is_bad:
         self.check()
         raise CancelStepException
@@ -118,6 +130,7 @@ def _scaled_step(self:TrainStep, opt):
     if self.device.type == 'cpu': self.check()
     raise CancelStepException
 
+# %% ../../nbs/train/59_step.ipynb #778e8ea9
 @patch
 def skip_batch(self:TrainStep,
     error:FloatingPointError, # error of the layer that refused its input
@@ -128,14 +141,17 @@ def skip_batch(self:TrainStep,
     self.consecutive_skips += 1
     self.check(str(error))
 
+# %% ../../nbs/train/59_step.ipynb #c039fb03
 @patch
 def check(self:TrainStep,
     reason:str='the loss or its gradient is NaN or infinite', # message of the error
 ):
     "Raise `FloatingPointError` if skipped steps must end training; waits for the device"
     skips = int(self.consecutive_skips)
-    if skips >= self.patience: raise FloatingPointError(f"{skips} steps in a row were skipped: {reason}")
-    if self.nonfinite == 'stop' and not self.scaler and self.skipped: raise FloatingPointError(reason)
+    if skips >= self.patience:
+        raise FloatingPointError(f"{skips} steps in a row were skipped: {reason}")
+    if self.nonfinite == 'stop' and not self.scaler and self.skipped:
+        raise FloatingPointError(reason)
 
 # %% ../../nbs/train/59_step.ipynb #2669da6e
 @patch
@@ -144,13 +160,15 @@ def state_dict(self:TrainStep):
         grad_norm=None if self.grad_norm is None else float(self.grad_norm),
         scaler=self.scaler.state_dict() if self.scaler else None)
 
+# %% ../../nbs/train/59_step.ipynb #b5b6700f
 @patch
 def load_state_dict(self:TrainStep, state):
     self.skipped.fill_(state['skipped'])
     self.consecutive_skips.fill_(state['in_a_row'])
     grad_norm = state['grad_norm']
     self.grad_norm = None if grad_norm is None else torch.tensor(grad_norm, device=self.device)
-    if self.scaler and state['scaler']: self.scaler.load_state_dict(state['scaler'])
+    if self.scaler and state['scaler']:
+        self.scaler.load_state_dict(state['scaler'])
 
 # %% ../../nbs/train/59_step.ipynb #5d35566b
 def checkpoint_activations(
@@ -160,8 +178,10 @@ def checkpoint_activations(
     modules = [*model.encoder.modules(), *model.decoder.modules()]
     for blocks in modules:
         if not isinstance(blocks, nn.ModuleList): continue
-        for block in blocks: block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
+# %% ../../nbs/train/59_step.ipynb #92f4fcc9
 def compile_parts(
     model:nn.Module, # model with an `encoder` and a `decoder`
 ):
@@ -182,6 +202,7 @@ def _memory_use(device):
         return f'{torch.cuda.memory_allocated(device)/2**30:.1f} GB in use of {total/2**30:.1f}'
     return f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20:.1f} GB in use'
 
+# %% ../../nbs/train/59_step.ipynb #35fa631c
 def oom_message(
     error:Exception, # error of PyTorch
     feats:torch.Tensor, # `(B,T,D)` features of the batch

@@ -38,7 +38,8 @@ def handle(self:StopSignals,
     "The signal handler"
     if self.finished: raise Interrupted(signum)
     is_second_interrupt = self.signum and signum == signal.SIGINT
-    if is_second_interrupt and 'TORCHELASTIC_RUN_ID' not in os.environ: raise KeyboardInterrupt
+    if is_second_interrupt and 'TORCHELASTIC_RUN_ID' not in os.environ:
+        raise KeyboardInterrupt
     self.signum = signum
 
 # %% ../../nbs/train/54_stopping.ipynb #5e71a014
@@ -51,7 +52,8 @@ def __enter__(self:StopSignals):
 
 @patch
 def __exit__(self:StopSignals, *exc):
-    for signum,handler in self.previous_handlers.items(): signal.signal(signum, handler)
+    for signum,handler in self.previous_handlers.items():
+        signal.signal(signum, handler)
 
 # %% ../../nbs/train/54_stopping.ipynb #5e71a016
 @patch
@@ -87,8 +89,10 @@ def should_stop(self:EarlyStop)->bool:
 @patch
 def after_epoch(self:EarlyStop):
     value = to_minimise(self.learn, self.monitor)
-    if math.isnan(value): return # not measured in this validation
-    if value < self.best-self.min_delta: self.best,self.bad_epochs = value,0
+    if math.isnan(value):
+        return # not measured in this validation
+    if value < self.best-self.min_delta:
+        self.best,self.bad_epochs = value,0
     else: self.bad_epochs += 1
     if not self.should_stop: return
     self.learn.log_event('stopped', f'{self.monitor} has not improved for {self.bad_epochs} validations: stopped early')
@@ -101,4 +105,5 @@ def state_dict(self:EarlyStop)->dict:
 
 @patch
 def load_state_dict(self:EarlyStop, state:dict):
-    if state['monitor'] == self.monitor: self.best,self.bad_epochs = state['best'],state['waited']
+    if state['monitor'] == self.monitor:
+        self.best,self.bad_epochs = state['best'],state['waited']

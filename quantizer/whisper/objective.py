@@ -58,7 +58,8 @@ class TextObjective(Objective):
         self.__dict__['teacher'] = teacher
         self.temperature = temperature
         self.register_buffer('silence_states', silence_states, persistent=False)
-        if hasattr(model.decoder, 'silence'): self.init_silence(model)
+        if hasattr(model.decoder, 'silence'):
+            self.init_silence(model)
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         self.teacher.to(self.silence_states.device)
@@ -72,7 +73,8 @@ def init_silence(self:TextObjective, model):
     all_real = torch.ones(states.shape[:2], dtype=torch.bool)
     tokens = masked_mean_pool(states, all_real, model.downsample)[0]
     silence = model.decoder.silence
-    with torch.no_grad(): silence.copy_(tokens[torch.arange(len(silence)) % len(tokens)])
+    with torch.no_grad():
+        silence.copy_(tokens[torch.arange(len(silence)) % len(tokens)])
 
 # %% ../../nbs/whisper/74_objective.ipynb #1e36bf07
 @patch
@@ -108,10 +110,13 @@ def predictions(self:TextObjective,
     stored:list, # Likeliest tokens and log-probabilities `(B,L,topk)`; empty if there are none
 )->TopK|Tensor|None:
     "The teacher's predictions for the real tokens"
-    if stored: return TopK(*(o[:,self.teacher.prompt_length:][real] for o in stored))
-    if 'kl' not in self.weights or model.training and not self.weights['kl']: return None
+    if stored:
+        return TopK(*(o[:,self.teacher.prompt_length:][real] for o in stored))
+    if 'kl' not in self.weights or model.training and not self.weights['kl']:
+        return None
     states = append_after_last_frame(feats.float(), mask, self.silence_states)
-    with torch.no_grad(): return self.teacher.text_hidden(*states, tokens)[real]
+    with torch.no_grad():
+        return self.teacher.text_hidden(*states, tokens)[real]
 
 # %% ../../nbs/whisper/74_objective.ipynb #a92d75a3
 @patch
@@ -126,7 +131,8 @@ def skip(self:TextObjective, model, out, names):
     "Log that the text was not measured"
     out.losses |= {name:out.loss.new_tensor(math.nan) for name in names}
     silence = getattr(model.decoder, 'silence', None)
-    if silence is not None: out.loss = out.loss + 0*silence.sum()
+    if silence is not None:
+        out.loss = out.loss + 0*silence.sum()
 
 # %% ../../nbs/whisper/74_objective.ipynb #ad1dfe36
 @patch
@@ -135,7 +141,8 @@ def forward(self:TextObjective, model, out, batch):
     if len(batch) == 2: return # features without text
     feats,mask,tokens,*stored = batch
     names = ['ce', 'kl', 'accuracy'] if stored or 'kl' in self.weights else ['ce', 'accuracy']
-    if model.training and not any(self.weights.values()): return self.skip(model, out, names)
+    if model.training and not any(self.weights.values()):
+        return self.skip(model, out, names)
     tokens,stored = self.pad_tokens(tokens, stored)
     targets = tokens[:,self.teacher.prompt_length:]
     real = (targets >= 0) & mask.any(1, keepdim=True) # a recording that could not be read has no frames
@@ -193,7 +200,8 @@ def build(cls:TextObjective, weights, options, model, extractor, store):
 def measure(cls:TextObjective, tokenizers, corpus):
     "What Whisper reads from each tokenizer's tokens, and without tokens"
     has_text = (corpus.df.text != '').to_numpy()
-    if not has_text.any(): return {},None # trained on texts that Whisper made
+    if not has_text.any():
+        return {},None # trained on texts that Whisper made
     corpus = corpus.select(has_text)
     read = {name:measure_text(tokenizer, corpus) for name,tokenizer in tokenizers.items()}
     own = next(iter(read.values()))

@@ -26,6 +26,7 @@ from ..models.autoencoder import SpeechQuantizer, build_model, check_model
 # %% ../../nbs/whisper/76_published.ipynb #c29dafa0
 _Size = Annotated[int, Interval(ge=1, le=2**20)]
 
+# %% ../../nbs/whisper/76_published.ipynb #4c988ca8
 @dataclass
 class PublishedSettings:
     "Arguments of a published model, by their own names"
@@ -50,8 +51,10 @@ class PublishedSettings:
 
 # %% ../../nbs/whisper/76_published.ipynb #c29dafa2
 _REQUIRED = ('vq_codes','n_head','codebook_dim','use_cosine_sim','downsample','whisper_model_name')
+
 _TODAY = dict(q_depth=1, query_mult=2., rope=True, mask_embs=True, downsample_mean=True)
 
+# %% ../../nbs/whisper/76_published.ipynb #15531083
 def _arguments(spec, given):
     "Arguments by name, as far as a file holds them"
     known = PublishedSettings.__dataclass_fields__
@@ -72,7 +75,8 @@ def read_settings(
     settings = PublishedSettings(**check_options(PublishedSettings, _arguments(spec, given) | given, 'config'))
     for k,v in dict(q_depth=1, no_quantize=False).items():
         value = getattr(settings, k)
-        if value != v: raise QuantizerError(f"config.{k} is {value}: expected {v}, a model with one codebook")
+        if value != v:
+            raise QuantizerError(f"config.{k} is {value}: expected {v}, a model with one codebook")
     name = settings.whisper_model_name
     if not re.fullmatch(r'[\w.-]+', name):
         raise QuantizerError(f"config.whisper_model_name is {name[:100]!r}: expected a name as 'medium' or 'tiny.en'")
@@ -112,10 +116,12 @@ def tensor_table(
     for line in _TENSORS.strip().splitlines():
         for i in range(settings.depth if '*' in line else 1):
             theirs,letters,ours,*condition = line.replace('*', str(i)).split()
-            if condition and not exists[condition[0]]: continue
+            if condition and not exists[condition[0]]:
+                continue
             shape = tuple(int(sizes.get(o, o)) for o in letters.split(','))
             name = theirs.removesuffix('+')
-            if name == theirs: table.append((theirs, shape, ours))
+            if name == theirs:
+                table.append((theirs, shape, ours))
             else: table += [(f'{name}.weight', shape, f'{ours}.weight'), (f'{name}.bias', shape[:1], f'{ours}.bias')]
     return table
 
@@ -132,7 +138,8 @@ def read_tensors(state:dict)->dict:
 def _read_error(e):
     "Why a file cannot be read"
     code = re.search(r'GLOBAL (\S+)', str(e)) if isinstance(e, pickle.UnpicklingError) else None
-    if not code: return QuantizerError(f"damaged, or no file of PyTorch ({type(e).__name__})")
+    if not code:
+        return QuantizerError(f"damaged, or no file of PyTorch ({type(e).__name__})")
     return QuantizerError(f"refused, as reading it would run code ('{code[1][:100]}'); ask its publisher for safetensors, "
         "or in a sandbox save it as plain dicts, numbers and tensors")
 
@@ -141,11 +148,14 @@ def read_file(
     path:Path, # `.safetensors`, or a pickle of PyTorch
 )->dict: # `state_dict`, and maybe `config` and `tunables`
     "The content of a file; runs no code of it"
-    if not path.is_file(): raise QuantizerError("no such file")
+    if not path.is_file():
+        raise QuantizerError("no such file")
     try:
-        if path.suffix == '.safetensors': return dict(state_dict=load_file(path))
+        if path.suffix == '.safetensors':
+            return dict(state_dict=load_file(path))
         spec = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise _read_error(e) from None # a damaged file raises errors of many kinds
+    except Exception as e:
+        raise _read_error(e) from None # a damaged file raises errors of many kinds
     parts = dict(config={}, tunables={}) | spec if isinstance(spec, dict) else {}
     if not all(isinstance(parts.get(k), dict) for k in ('config','tunables','state_dict')):
         raise QuantizerError("not a published quantizer; expected 'config', 'tunables' and 'state_dict', "
@@ -168,11 +178,14 @@ def check_tensors(
     "Refuse tensors that are missing, unknown or wrong"
     size = 0
     for name,shape,_ in table:
-        if name not in tensors: raise QuantizerError(f"'{name}' is missing")
+        if name not in tensors:
+            raise QuantizerError(f"'{name}' is missing")
         _check_tensor(name, tensors[name], shape)
         size += tensors[name].nbytes
-        if size > file_size: raise QuantizerError("damaged, its tensors claim to be larger than the file")
-        if not tensors[name].isfinite().all(): raise QuantizerError(f"'{name}' holds NaN or infinite values")
+        if size > file_size:
+            raise QuantizerError("damaged, its tensors claim to be larger than the file")
+        if not tensors[name].isfinite().all():
+            raise QuantizerError(f"'{name}' holds NaN or infinite values")
     unknown = sorted(tensors.keys()-{name for name,*_ in table})
     if unknown:
         others = f", nor are {len(unknown)-1} others" if unknown[1:] else ''
@@ -191,7 +204,8 @@ def convert_tensors(
         tensor = tensors[name].float().clone()
         is_scaled = '.attn.query.' in name or '.attn.key.' in name
         parts[ours].append(tensor*scale if is_scaled else tensor)
-        if name.endswith('.attn.query.bias'): parts[ours].append(torch.zeros_like(tensor)) # the keys'
+        if name.endswith('.attn.query.bias'):
+            parts[ours].append(torch.zeros_like(tensor)) # the keys'
     frequencies = parts.pop('decoder.freqs', [])
     weights = {ours:torch.cat(o) for ours,o in parts.items()}
     if frequencies: weights['decoder.freqs'] = frequencies[0]
@@ -235,7 +249,8 @@ def _load(path, given):
     spec = read_file(path)
     settings,tensors = read_settings(spec, given),read_tensors(spec['state_dict'])
     entries,embed = settings.vq_codes+settings.mask_embs,tensors.get(_CODEBOOK)
-    if 'vq_codes' in given and isinstance(embed, Tensor) and embed.ndim == 3: entries = max(entries, embed.shape[1])
+    if 'vq_codes' in given and isinstance(embed, Tensor) and embed.ndim == 3:
+        entries = max(entries, embed.shape[1])
     table = tensor_table(settings, entries)
     check_tensors(tensors, table, path.stat().st_size)
     weights = convert_tensors(settings, tensors, table)
@@ -246,7 +261,8 @@ def _load(path, given):
     start = {'quantizer.placed':torch.tensor(entries), 'quantizer.draws':torch.tensor(0)}
     model.load_state_dict(model.state_dict() | weights | start)
     mask_code = settings.vq_codes if settings.mask_embs else None
-    with torch.no_grad(): model.decoder.padding.copy_(model.quantizer.from_codes(torch.tensor([[mask_code or 0]]))[0])
+    with torch.no_grad():
+        model.decoder.padding.copy_(model.quantizer.from_codes(torch.tensor([[mask_code or 0]]))[0])
     return model, dict(settings=vars(settings), mask_code=mask_code, **blocks)
 
 # %% ../../nbs/whisper/76_published.ipynb #a5e792dc
@@ -256,7 +272,8 @@ def load_published(
 )->tuple[SpeechQuantizer,dict]: # The model, and `settings`, `mask_code`, and the blocks `features` and `model` of a config
     "Read a published quantizer; raises `QuantizerError` naming what is wrong with the file"
     try: return _load(Path(path), config or {})
-    except QuantizerError as e: raise QuantizerError(name_file(e, path)) from None
+    except QuantizerError as e:
+        raise QuantizerError(name_file(e, path)) from None
 
 # %% ../../nbs/whisper/76_published.ipynb #a5e792dd
 def published_config(

@@ -36,6 +36,8 @@ TEXT_METRICS = {name:Metric(label, definition, better, in_table=True) for name,l
     ('kl', 'divergence', 'from the distributions of Whisper without tokens, in nats per token of text', 'lower'),
     ('ce', 'cross-entropy', 'of the tokens of the text, in nats', 'lower'),
     ('accuracy', 'accuracy', 'share of the tokens of the text that are the first choice, given those before', 'higher'))}
+
+# %% ../../nbs/whisper/73_scorer.ipynb #5cb974ed
 METRICS.update(TEXT_METRICS)
 
 # %% ../../nbs/whisper/73_scorer.ipynb #7e47a002
@@ -49,7 +51,8 @@ def whisper_states(
 )->tuple[Tensor,Tensor|None]: # `(B,S,D)` on the scale of the features, and a mask of the real ones
     "States for Whisper's decoder: decoded tokens, with silence behind them"
     decoder = model.decoder
-    if hasattr(decoder, 'states'): states,state_mask = decoder.states(z_q, token_mask, y, mask)
+    if hasattr(decoder, 'states'):
+        states,state_mask = decoder.states(z_q, token_mask, y, mask)
     else: states,state_mask = append_after_last_frame(y, mask, model.normalise(silence_states))
     return states.float()*model.std+model.mean, state_mask
 
@@ -66,8 +69,10 @@ class WhisperScorer:
         self.tokenizer,self.model = tokenizer,tokenizer.model
         self.encoder = WhisperEncoder(extractor.model, pad=True).to(device)
         self.teacher = self.unquantized = WhisperTeacher(extractor.model, extractor.layer).to(device)
-        if len(self.teacher.upper_layers): self.unquantized = WhisperTeacher(extractor.model).to(device)
-        if hasattr(self.model.decoder, 'states'): self.silence_states = torch.zeros(0, extractor.dim, device=device)
+        if len(self.teacher.upper_layers):
+            self.unquantized = WhisperTeacher(extractor.model).to(device)
+        if hasattr(self.model.decoder, 'states'):
+            self.silence_states = torch.zeros(0, extractor.dim, device=device)
         else: self.silence_states = self.teacher.silence_states(extractor, wavs)
 
 # %% ../../nbs/whisper/73_scorer.ipynb #e55142a7
@@ -127,7 +132,8 @@ def encode_recording(self:WhisperScorer,
     "Tokens of a recording; raises `QuantizerError` if Whisper cannot read it"
     text,language = corpus.df.at[i,'text'],corpus.df.at[i,'language']
     teacher,sample_rate = self.teacher,self.tokenizer.sample_rate
-    if not text.strip(): raise QuantizerError("has no text to compare with")
+    if not text.strip():
+        raise QuantizerError("has no text to compare with")
     n = len(teacher.text_tokens(text))
     if n > teacher.max_tokens-5:
         raise QuantizerError(f"its text has {n} tokens, and Whisper's decoder {teacher.max_tokens} places")
@@ -185,7 +191,8 @@ def measure_text(
         encoded = {}
         for i in batch:
             try: encoded[i] = scorer.encode_recording(corpus, i)
-            except QuantizerError as e: problems[corpus.id(i)] = name_file(e, corpus.file(i))
+            except QuantizerError as e:
+                problems[corpus.id(i)] = name_file(e, corpus.file(i))
         if not encoded: continue
         about = corpus.df.loc[list(encoded)]
         table = scorer.read_batch(encoded.values(), about.text.str.strip().tolist(), about.language.tolist())

@@ -44,7 +44,8 @@ class TextTargets(FeatureExtractor):
         self.text,self.topk,self.temperature = text,topk,temperature
         self.dim = 1+2*topk
     @property
-    def identity(self): return {k:v for k,v in self.settings.items() if k != 'model'}
+    def identity(self):
+        return {k:v for k,v in self.settings.items() if k != 'model'}
 
 # %% ../../nbs/whisper/72_targets.ipynb #29eb4367
 def _check_duration(extractor, wav):
@@ -54,15 +55,18 @@ def _check_duration(extractor, wav):
     if samples > longest*extractor.sample_rate:
         raise QuantizerError(f"{samples/extractor.sample_rate:.1f} s long: Whisper hears {longest} s at a time; "
             "cut it with its text, or leave it out")
-    if samples < extractor.win_length: raise QuantizerError(f"shorter than one frame ({samples} samples)")
+    if samples < extractor.win_length:
+        raise QuantizerError(f"shorter than one frame ({samples} samples)")
 
 # %% ../../nbs/whisper/72_targets.ipynb #29eb4369
 @patch
 def text_of(self:TextTargets, corpus, i, states, language)->list[int]:
     "Tokens of the text of recording `i`, from the manifest or by Whisper"
-    if self.text == 'whisper': return self.teacher.generate(states, None, language)[0]
+    if self.text == 'whisper':
+        return self.teacher.generate(states, None, language)[0]
     text = corpus.df.at[i,'text'].strip()
-    if not text: raise QuantizerError("has no text in the manifest; give one, or set model.teacher.text=whisper")
+    if not text:
+        raise QuantizerError("has no text in the manifest; give one, or set model.teacher.text=whisper")
     return self.teacher.text_tokens(text)
 
 # %% ../../nbs/whisper/72_targets.ipynb #29eb4368
@@ -77,7 +81,8 @@ def recording(self:TextTargets,
     _check_duration(self, wav)
     teacher,language = self.teacher,corpus.df.at[i,'language']
     states = self.encoder.encode(wav[None].to(self.device), torch.tensor([len(wav)], device=self.device))
-    if not language: language = teacher.fill_languages([''], teacher.cross_attention_cache(states))[0]
+    if not language:
+        language = teacher.fill_languages([''], teacher.cross_attention_cache(states))[0]
     prompt = teacher.prompt(language)
     text = self.text_of(corpus, i, states, language)
     tokens = torch.tensor([*prompt, *text, teacher.eot])
@@ -107,7 +112,8 @@ class StoredTargets:
     )->tuple: # Tokens `(B,L)`, -1 where padded; with `topk` also the likeliest tokens and log-probabilities `(B,L,topk)`
         "What goes into a batch beside the features"
         rows = [self.store.read(int(self.rows[i])) for i in items]
-        if not rows: rows = [torch.full((1,self.store.dim), -1.)]
+        if not rows:
+            rows = [torch.full((1,self.store.dim), -1.)]
         tokens,top = pad_sequence(rows, batch_first=True, padding_value=-1).split([1,2*self.topk], -1)
         tokens = tokens[...,0].long()
         if not self.topk: return tokens,

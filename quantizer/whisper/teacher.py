@@ -56,11 +56,13 @@ def vocab_embedding(self:WhisperTeacher)->Tensor: # `(V,D)`
 # %% ../../nbs/whisper/71_teacher.ipynb #a631d915
 _SPECIAL_TOKENS = dict(eot='endoftext', sot='startoftranscript', transcribe_id='transcribe', no_timestamps_id='notimestamps')
 
+# %% ../../nbs/whisper/71_teacher.ipynb #b4cb2350
 @patch
 def _load_text_tokenizer(self:WhisperTeacher):
     import tokenizers # comes with transformers
     source,load = self.model,tokenizers.Tokenizer.from_pretrained
-    if Path(source).is_dir(): source,load = f'{source}/tokenizer.json',tokenizers.Tokenizer.from_file
+    if Path(source).is_dir():
+        source,load = f'{source}/tokenizer.json',tokenizers.Tokenizer.from_file
     try: self.tokenizer = load(source)
     except Exception as e: # of many kinds
         raise QuantizerError(f"{source}: cannot read the tokenizer ({' '.join(str(e).split())[:150]})") from None
@@ -164,7 +166,8 @@ def run_upper_layers(self:WhisperTeacher,
     x = states.to(self.dtype)
     mask = None if mask is None or mask.all() else mask[:,None,None]
     with torch.autocast(x.device.type, enabled=False):
-        for layer in self.upper_layers: x = encoder_layer(layer, x, mask)
+        for layer in self.upper_layers:
+            x = encoder_layer(layer, x, mask)
         return self.encoder_norm(x)
 
 # %% ../../nbs/whisper/71_teacher.ipynb #863ae0d0
@@ -174,9 +177,11 @@ class CrossAttentionCache(NamedTuple):
     bias:Tensor|None # `(B,1,1,S)` added to the scores
 
 # %% ../../nbs/whisper/71_teacher.ipynb #863ae0d2
-def _split_heads(x, heads): return x.unflatten(-1, (heads,-1)).transpose(1, 2)
+def _split_heads(x, heads):
+    return x.unflatten(-1, (heads,-1)).transpose(1, 2)
 
-def _queries(attention, x): return _split_heads(attention.q_proj(x), attention.num_heads)
+def _queries(attention, x):
+    return _split_heads(attention.q_proj(x), attention.num_heads)
 
 def _keys_values(attention, x):
     return tuple(_split_heads(f(x), attention.num_heads) for f in (attention.k_proj, attention.v_proj))
@@ -191,7 +196,8 @@ def cross_attention_cache(self:WhisperTeacher,
     with torch.autocast(states.device.type, enabled=False):
         x = states.to(self.dtype)
         keys_values = [_keys_values(layer.encoder_attn, x) for layer in self.decoder.layers]
-    if mask is None: return CrossAttentionCache(keys_values, None)
+    if mask is None:
+        return CrossAttentionCache(keys_values, None)
     bias = x.new_zeros(mask.shape).masked_fill_(~mask, -1e9)
     return CrossAttentionCache(keys_values, bias[:,None,None])
 
@@ -217,7 +223,8 @@ def decoder_layer(
     "One layer of Whisper's decoder, with a mask"
     h = layer.self_attn_layer_norm(x)
     q,keys_values = _queries(layer.self_attn, h),_keys_values(layer.self_attn, h)
-    if past: keys_values = tuple(torch.cat(o, 2) for o in zip(past, keys_values))
+    if past:
+        keys_values = tuple(torch.cat(o, 2) for o in zip(past, keys_values))
     x = x + _attend(layer.self_attn, q, *keys_values, causal_bias)
     q = _queries(layer.encoder_attn, layer.encoder_attn_layer_norm(x))
     x = x + _attend(layer.encoder_attn, q, *cross_keys_values, cross_bias)
@@ -260,7 +267,8 @@ def fill_languages(self:WhisperTeacher,
 )->list[str]:
     "Guess the languages that are not known"
     if '' not in languages: return languages
-    if not self.multilingual: return [code or 'en' for code in languages]
+    if not self.multilingual:
+        return [code or 'en' for code in languages]
     start = torch.full((len(languages),1), self.sot, device=self.vocab_embedding.device)
     codes,ids = zip(*self.languages.items())
     scores = self.decoder_hidden(start, cache)[:,-1] @ self.vocab_embedding[list(ids)].T
@@ -277,7 +285,8 @@ def generate(self:WhisperTeacher,
 )->list[list[int]]: # Tokens of each item, without prompt and end
     "Transcribe by greedy search"
     cache = self.cross_attention_cache(self.run_upper_layers(states, mask), mask)
-    if isinstance(languages, str): languages = [languages]*len(states)
+    if isinstance(languages, str):
+        languages = [languages]*len(states)
     prompts = [self.prompt(code) for code in self.fill_languages(languages, cache)]
     tokens = torch.tensor(prompts, device=states.device)
     finished = tokens.new_zeros(len(tokens), dtype=torch.bool)

@@ -62,7 +62,8 @@ def _full_kl(scores, teacher_scores):
 def _kl(scores, teacher, vocab_embedding, block, temperature):
     "Sum of the KL of a block of tokens, and its gradient for the scores"
     if temperature != 1: scores = scores/temperature
-    if isinstance(teacher, TopK): kl,grad = _topk_kl(scores, teacher.ids[block], teacher.logp[block])
+    if isinstance(teacher, TopK):
+        kl,grad = _topk_kl(scores, teacher.ids[block], teacher.logp[block])
     else: kl,grad = _full_kl(scores, (teacher[block] @ vocab_embedding.T).float()/temperature)
     return temperature**2*kl, temperature*grad
 
@@ -87,7 +88,8 @@ def _losses_and_grad(hidden, vocab_embedding, targets, teacher, ce_weight, kl_we
         if ce_weight:
             minus_one = y.new_full(y.shape, -1, dtype=torch.float32)
             grad_scores = grad_scores + ce_weight*logq.exp_().scatter_add_(1, y, minus_one)
-        if isinstance(grad_scores, Tensor): grad[block] = grad_scores.to(vocab_embedding.dtype) @ vocab_embedding
+        if isinstance(grad_scores, Tensor):
+            grad[block] = grad_scores.to(vocab_embedding.dtype) @ vocab_embedding
     return ce_weight*ce+kl_weight*kl, ce, kl, correct, grad
 
 # %% ../../nbs/whisper/70_text_losses.ipynb #a58704c8
@@ -99,7 +101,8 @@ class _TextLosses(torch.autograd.Function):
         ctx.mark_non_differentiable(*sums)
         return loss, *sums
     @staticmethod
-    def backward(ctx, grad_loss, *_): return ctx.grad*grad_loss.to(ctx.grad.dtype), *[None]*6
+    def backward(ctx, grad_loss, *_):
+        return ctx.grad*grad_loss.to(ctx.grad.dtype), *[None]*6
 
 # %% ../../nbs/whisper/70_text_losses.ipynb #a58704c9
 class TextLosses(NamedTuple):

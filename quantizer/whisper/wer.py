@@ -30,7 +30,8 @@ class WERCallback(Callback):
     def after_validate(self):
         self.wer = math.nan
         epoch = self.epoch+1
-        if in_fit(self.learn) and epoch % self.every and epoch != self.n_epoch: return
+        if in_fit(self.learn) and epoch % self.every and epoch != self.n_epoch:
+            return
         self.measure()
     def metrics(self)->list: # For a Learner
         "The column `wer`"
