@@ -32,9 +32,12 @@ def my_loss(y, x): return (y-x).abs().sqrt()
 
 @LOSSES.register('my_objective')
 class MyObjective(Objective):
-    "Small vectors"
+    "Small vectors, as a layer of its own sees them"
+    def __init__(self, weights):
+        super().__init__(weights)
+        self.layer = nn.Linear(64, 1)
     def terms(self, model, out, batch):
-        sizes = out.z_q.pow(2).mean(-1)[out.token_mask]
+        sizes = self.layer(out.z_q)[...,0].pow(2)[out.token_mask]
         return dict(my_objective=(sizes.sum(), out.token_mask.sum()))
 '''
 
@@ -46,7 +49,7 @@ def trained(tmp_path_factory):
     plugin = place/'own_classes.py'
     plugin.write_text(PLUGIN)
     config = dict(plugins=[str(plugin)], data=dict(corpus='sample', batch_size=16, crop_s=1.0), features=dict(name='my_feature'),
-        model=dict(encoder=dict(name='my_encoder', width=16, downsample=2), quantizer=dict(name='my_quantizer', codebook_size=16),
+        model=dict(encoder=dict(name='my_encoder', width=16, downsample=2), quantizer=dict(name='my_quantizer', codebook_size=16, dim=64),
             decoder=dict(name='conv', width=16), losses=dict(my_loss=1.0, my_objective=0.1, commitment=0.25)),
         train=dict(epochs=1))
     (place/'own.yaml').write_text(yaml.safe_dump(config))
@@ -70,13 +73,18 @@ def test_own_tokenizer(trained, capsys):
     assert (trained/'tokens.safetensors').is_file()
 
 
+def test_own_start(trained):
+    "Its weights start another run, with an objective that has weights too"
+    assert main(['train', f'{trained}/own.yaml', f'train.init_from={trained}/run', '--out', f'{trained}/next']) == 0
+
+
 def test_without_the_plugin(trained):
     "A process that has not imported the classes says which one it lacks"
     code = 'import sys; from quantizer.app.cli import main; sys.exit(main(sys.argv[1:]))'
     args = ['info', str(trained/'run/tokenizer')]
     res = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
     assert res.returncode == 1 and res.stderr.startswith("quantizer: ") and res.stderr.count('\n') == 1
-    assert "is called 'my_" in res.stderr
+    assert "is called 'my_" in res.stderr and '--plugin' in res.stderr
 
 
 def test_picture():

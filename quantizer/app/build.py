@@ -160,17 +160,22 @@ def load_model(
     return _load_run_model(path) if (path/'state.json').is_file() else Tokenizer.load(path).model
 
 # %% ../../nbs/app/81_build.ipynb #fb9d628a
+def _objective_state(model):
+    "The weights of objectives, which no other run has"
+    codec = model.codec_state()
+    return {k:v for k,v in model.state_dict().items() if k not in codec}
+
 def init_model(
     model:SpeechQuantizer, # Changed in place
     path:str|Path, # As for `load_model`
     part:str='all', # `all`, or `codebook` for the quantizer alone
 ):
     "Start with the weights of another run; smaller codebooks are grown"
-    source,target = load_model(path),model
+    source = load_model(path)
     source.quantizer.match_size(model.quantizer)
-    if part == 'codebook':
-        source,target = source.quantizer,target.quantizer
-    try: target.load_state_dict(source.state_dict())
+    try:
+        if part == 'codebook': model.quantizer.load_state_dict(source.quantizer.state_dict())
+        else: model.load_state_dict(_objective_state(model) | source.codec_state())
     except RuntimeError as e:
         name = 'model' if part == 'all' else 'quantizer'
         reason = ' '.join(str(e).split()).split(': ', 1)[-1][:200]

@@ -28,9 +28,8 @@ class SoftLoader(SourceFileLoader):
             module._IS_TORCHAUDIO_EXT_AVAILABLE = module._IS_ALIGN_AVAILABLE = False
             message = f"torchaudio's compiled ops do not fit this torch: {error}"
             module.fail_if_no_align = fail_with_message(message)
-        warnings.warn(f"{lib}'s compiled ops do not fit this torch: its pure PyTorch parts work, "
-            f"what needs these ops does not; install the {lib} that matches your torch to have them",
-            RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{lib}'s compiled ops do not fit this torch. Its pure PyTorch parts work. "
+            f"For the others, install the {lib} built for your torch", RuntimeWarning, stacklevel=2)
 
 # %% ../../nbs/core/07_compat.ipynb #d461c308
 class SoftImport(MetaPathFinder):

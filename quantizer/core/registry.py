@@ -26,7 +26,9 @@ class Registry(dict):
         return super().__getitem__(name) if isinstance(name, str) else self.__missing__(name)
     def __missing__(self, name):
         names = ', '.join(sorted(self))
-        raise QuantizerError(f"no {self.kind} is called '{name}'{nearest_name(name, self)}; there are: {names}")
+        near = nearest_name(name, self)
+        plugin = '' if near else "; a class of your own needs its plugin: 'plugins' in a config, or --plugin"
+        raise QuantizerError(f"no {self.kind} is called '{name}'{near}; there are: {names}{plugin}")
 
 # %% ../../nbs/core/02_registry.ipynb #3f88faf0
 @patch

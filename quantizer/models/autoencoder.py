@@ -63,6 +63,12 @@ class SpeechQuantizer(nn.Module, Schedulable):
         return (feats-self.mean)/self.std
     def denormalise(self, x): return x*self.std+self.mean
 
+# %% ../../nbs/models/34_autoencoder.ipynb #293598ea
+@patch
+def codec_state(self:SpeechQuantizer)->dict: # Name -> tensor
+    "The state without that of objectives: all that a tokenizer needs"
+    return {k:v for k,v in self.state_dict().items() if not k.startswith('objectives.')}
+
 # %% ../../nbs/models/34_autoencoder.ipynb #mo340004
 @patch(as_prop=True)
 def downsample(self:SpeechQuantizer)->int:
@@ -311,7 +317,7 @@ def build_model(
     quantizer = _make(QUANTIZERS, block['quantizer'])
     encoder = _make(ENCODERS, block['encoder'], dim_in=dim, dim_out=quantizer.dim)
     decoder = _make(DECODERS, block['decoder'], dim_in=quantizer.dim, dim_out=dim, upsample=encoder.downsample)
-    losses = {k:w for k,w in block['losses'].items() if inspect.isfunction(LOSSES.get(k))}
+    losses = {k:w for k,w in block['losses'].items() if k in LOSSES and not inspect.isclass(LOSSES[k])}
     return SpeechQuantizer(encoder, quantizer, decoder, losses, mean, std)
 
 # %% ../../nbs/models/34_autoencoder.ipynb #mo340017

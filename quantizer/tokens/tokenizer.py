@@ -49,7 +49,7 @@ class Tokenizer:
 @patch(as_prop=True)
 def fingerprint(self:Tokenizer)->str:
     "Hash of settings and weights"
-    weights = sorted(self.model.state_dict().items())
+    weights = sorted(self.model.codec_state().items())
     return hash_parts(self.config, *[tensor for _,tensor in weights])
 
 @patch(as_prop=True)
@@ -171,7 +171,7 @@ def save(self:Tokenizer,
     "Write the tokenizer into a new folder; raises `QuantizerError` if it exists"
     if Path(path).exists():
         raise QuantizerError(f"{path}: exists already")
-    weights = {name:tensor.detach().cpu().contiguous() for name,tensor in self.model.state_dict().items()}
+    weights = {name:tensor.detach().cpu().contiguous() for name,tensor in self.model.codec_state().items()}
     rates = {k:getattr(self, k) for k in ('sample_rate','token_rate','codebook_size','num_codebooks','fingerprint')}
     with atomic_path(path) as tmp:
         tmp.mkdir()

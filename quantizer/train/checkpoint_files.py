@@ -125,7 +125,9 @@ def load_checkpoint(
     path,state = Path(path),verify_checkpoint(path)
     def _load(name):
         return load_file(path/f'{name}.safetensors') if f'{name}.safetensors' in state['sha256'] else {}
-    try: model.load_state_dict(_load('model'))
+    known = model.state_dict()
+    weights = {k:v for k,v in _load('model').items() if k in known or not k.startswith('objectives.')} # a model to encode with
+    try: model.load_state_dict(weights)
     except RuntimeError as e:
         raise QuantizerError(f"{path}: of another model ({' '.join(str(e).split())[:200]})") from None
     if opt is not None:
