@@ -27,6 +27,7 @@ COLUMNS = dict(path='', start_s=0., duration_s=np.nan, speaker='', text='', lang
 SPLITS = ('train','valid','test')
 MANIFESTS = ('.tsv','.csv','.parquet')
 
+# %% ../../nbs/data/09_corpus.ipynb #80c342ca
 def join_path(
     root:str|Path, # Folder or URL
     path:str, # Path below `root`, escaped by `escape_path`; or an absolute path, or a URL
@@ -129,6 +130,7 @@ def _check_rows(self:Corpus):
 def _span_suffix(start_s):
     return f'#{float(start_s)!r}' if start_s else ''
 
+# %% ../../nbs/data/09_corpus.ipynb #e0709986
 @patch
 def id(self:Corpus, i:int)->str:
     "Name of recording `i`: its path, and its start if it is a span"

@@ -24,6 +24,7 @@ from .shards import clean_text, first_problem, list_shards
 # %% ../../nbs/data/10_sources.ipynb #3f56be31
 SPLIT_NAMES = dict(val='valid', validation='valid', dev='valid') # those that differ from ours
 
+# %% ../../nbs/data/10_sources.ipynb #7ede069f
 def _split_name(value):
     first_word = re.split('[._-]', str(value))[0]
     name = SPLIT_NAMES.get(first_word, first_word)
@@ -89,6 +90,7 @@ class ParquetReader(CellReader):
 def _explain_parquet(path):
     return explain_errors(f"{escape_path(path)}: not a Parquet file that can be read")
 
+# %% ../../nbs/data/10_sources.ipynb #b7d0f0cd
 def _audio_column(path):
     "The column of a Parquet file with cells of `bytes` and `path`, if there is one"
     with open_binary(path) as f, _explain_parquet(path):
@@ -186,6 +188,7 @@ def from_dataset(cls:Corpus,
 # %% ../../nbs/data/10_sources.ipynb #0618ad0c
 LHOTSE = ('.jsonl','.jsonl.gz')
 
+# %% ../../nbs/data/10_sources.ipynb #c5af462e
 _JSON_ERRORS = (ValueError, OSError, EOFError, zlib.error, RecursionError)
 
 # %% ../../nbs/data/10_sources.ipynb #29726cf5
@@ -309,6 +312,7 @@ def _has_suffix(suffix):
 def _is_sample(source, names):
     return str(source).lower() == 'sample'
 
+# %% ../../nbs/data/10_sources.ipynb #bfa14d08
 def _is_folder(source, names): return names is not None
 
 # %% ../../nbs/data/10_sources.ipynb #sc9ef1d3
@@ -322,6 +326,7 @@ def _is_dataset(source, names):
 def _holds_audio(source, names):
     return any(map(has_audio_suffix, names or ()))
 
+# %% ../../nbs/data/10_sources.ipynb #b1f82a7c
 def _is_parquet(source, names):
     "A Parquet file with a column of audio, or a folder of Parquet files?"
     if not _has_suffix('.parquet')(source, names):
