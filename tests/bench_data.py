@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np, torch
 from quantizer.all import *
 from quantizer.core.files import atomic_path
-from quantizer.data.store import Folder, commit_store, start_store, write_shard
+from quantizer.data.store import commit_store, start_store
+from quantizer.data.store_files import Folder, write_shard
 warnings.simplefilter('ignore')
 torch.set_num_threads(1)
 

@@ -17,7 +17,7 @@ from fastai.torch_core import defaults
 from quantizer.all import *
 from quantizer.app.build import store_from_config
 from quantizer.core.files import atomic_path
-from quantizer.data.loaders import RandomCrops
+from quantizer.data.batch_plans import RandomCrops
 from quantizer.train.learner import decay_groups
 from quantizer.train.schedule import cosine
 from bench_data import D, RATE, make_store

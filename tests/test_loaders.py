@@ -2,7 +2,8 @@
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st
 from quantizer.core.tensors import lengths_to_mask
-from quantizer.data.loaders import BatchDataset, LengthBuckets, RandomCrops, PackedRows, Segments, feature_loaders, random_permutation
+from quantizer.data.batch_plans import LengthBuckets, PackedRows, RandomCrops, Segments, random_permutation
+from quantizer.data.loaders import BatchDataset, feature_loaders
 
 class Ramp:
     "Reads like a store: frame `t` of recording `i` is `(i,t)`"

@@ -63,7 +63,7 @@ def info(
 )->dict:
     "Describe what `path` holds"
     from quantizer.data.corpus import Corpus
-    from quantizer.data.store import Folder
+    from quantizer.data.store_files import Folder
     p = Path(path)
     if (p/'config.yaml').is_file(): return _describe_run(p)
     if Folder(path).has('manifest.json'):

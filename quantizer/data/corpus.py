@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'SPLITS', 'MANIFESTS', 'join_path', 'parent_path', 'is_fol
            'rename_columns']
 
 # %% ../../nbs/data/09_corpus.ipynb #40d5ed3b
-import copy, csv, hashlib, heapq, html, os, warnings
+import copy, csv, hashlib, html, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
@@ -19,13 +19,15 @@ from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 from ..core.errors import QuantizerError, nearest_name, escape_path, unescape_path
 from .audio import AUDIO_SUFFIXES, CODEC_SUFFIXES, AudioBytes
-from .audio import explain_errors, has_audio_suffix, is_url, load_audio, open_binary
+from .audio import explain_errors, is_url, load_audio, open_binary
+from .folders import AudioSearch
 
 # %% ../../nbs/data/09_corpus.ipynb #4c052cc5
 COLUMNS = dict(path='', start_s=0., duration_s=np.nan, speaker='', text='', language='', split='')
 SPLITS = ('train','valid','test')
 MANIFESTS = ('.tsv','.csv','.parquet')
 
+# %% ../../nbs/data/09_corpus.ipynb #80c342ca
 def join_path(
     root:str|Path, # Folder or URL
     path:str, # Path below `root`, escaped by `escape_path`; or an absolute path, or a URL
@@ -128,6 +130,7 @@ def _check_rows(self:Corpus):
 def _span_suffix(start_s):
     return f'#{float(start_s)!r}' if start_s else ''
 
+# %% ../../nbs/data/09_corpus.ipynb #e0709986
 @patch
 def id(self:Corpus, i:int)->str:
     "Name of recording `i`: its path, and its start if it is a span"
@@ -267,76 +270,6 @@ def map_threaded(
             results += pool.map(_try, items[start:start+1024])
     return results
 
-# %% ../../nbs/data/09_corpus.ipynb #6c673378
-class _AudioSearch:
-    "Find the audio files below `top`, each once"
-    def __init__(self, top):
-        self.files,self.file_links,self.starts = [],[],[top]
-        self.visited,self.problems = set(),{} # inodes; folder that cannot be read -> reason
-        while self.starts:
-            self.walk(heapq.heappop(self.starts))
-        for path in sorted(self.file_links):
-            self.add_link(path)
-
-# %% ../../nbs/data/09_corpus.ipynb #sc5f3268
-@patch
-def note(self:_AudioSearch, error):
-    reason = f'this folder cannot be read ({error.strerror.lower()})'
-    self.problems[escape_path(error.filename)] = reason
-
-# %% ../../nbs/data/09_corpus.ipynb #1dea0020
-def _inode(path):
-    status = os.stat(path)
-    return status.st_dev,status.st_ino
-
-# %% ../../nbs/data/09_corpus.ipynb #sc6569d4
-@patch
-def is_new(self:_AudioSearch, path):
-    "Is it visited for the first time?"
-    try: inode = _inode(path)
-    except OSError as e:
-        self.note(e)
-        return False
-    is_new = inode not in self.visited
-    self.visited.add(inode)
-    return is_new
-
-# %% ../../nbs/data/09_corpus.ipynb #sc91d6af
-@patch
-def walk(self:_AudioSearch, start):
-    "Collect the files of the real folders below `start`, and the links"
-    folders = [start]
-    while folders:
-        folder = folders.pop()
-        if not self.is_new(folder): continue
-        try: entries = [*os.scandir(folder)]
-        except OSError as e: self.note(e)
-        else:
-            for entry in entries: self.add(entry, folders)
-
-# %% ../../nbs/data/09_corpus.ipynb #sc093ff1
-@patch
-def add(self:_AudioSearch, entry, folders):
-    "Put an entry of a folder on the list that it belongs to"
-    if entry.is_symlink():
-        if os.path.isdir(entry.path):
-            heapq.heappush(self.starts, entry.path)
-        elif has_audio_suffix(entry.name):
-            self.file_links.append(entry.path)
-    elif entry.is_dir(): folders.append(entry.path)
-    elif has_audio_suffix(entry.name) and entry.is_file():
-        self.files.append(entry.path)
-
-# %% ../../nbs/data/09_corpus.ipynb #1dea0022
-@patch
-def add_link(self:_AudioSearch, path):
-    if os.path.exists(path):
-        target = os.path.realpath(path)
-        is_listed = has_audio_suffix(target) and _inode(os.path.dirname(target)) in self.visited
-        if is_listed or not os.path.isfile(target) or not self.is_new(target):
-            return
-    self.files.append(path)
-
 # %% ../../nbs/data/09_corpus.ipynb #sc3b06fc
 @patch(cls_method=True)
 def from_folder(cls:Corpus,
@@ -346,7 +279,7 @@ def from_folder(cls:Corpus,
     top,name = str(path),escape_path(path)
     if not Path(path).is_dir():
         raise QuantizerError(f"{name}: no such folder")
-    search = _AudioSearch(top)
+    search = AudioSearch(top)
     if not search.files:
         raise QuantizerError(f"{name}: no audio files in this folder or below it "
             f"(looked for {' '.join(AUDIO_SUFFIXES+CODEC_SUFFIXES)})")

@@ -25,8 +25,9 @@ from ..core.tensors import pad_batch
 from .audio import load_audio, probe, span_samples
 from .corpus import Corpus, map_threaded
 from .features import FeatureExtractor
-from .store import (FeatureStore, Folder, commit_store, find_recordings, finished_shard, read_index,
-    source_columns, start_store, sweep_store, write_shard)
+from quantizer.data.store import (FeatureStore, commit_store, find_recordings, read_index, source_columns, start_store,
+    sweep_store)
+from .store_files import Folder, finished_shard, write_shard
 
 # %% ../../nbs/data/15_extract.ipynb #32185c07
 def recording_samples(corpus:Corpus, i:int, sample_rate:int)->int:
