@@ -3,6 +3,7 @@ import importlib.util, json, re, subprocess, sys
 from pathlib import Path
 
 import pytest, yaml
+from quantizer.all import ENCODERS, FEATURES, LOSSES, QUANTIZERS
 from quantizer.app.cli import main
 
 root = Path(__file__).parent.parent
@@ -45,6 +46,8 @@ class MyObjective(Objective):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "A run of nothing but classes of one's own"
+    registries = (ENCODERS, FEATURES, LOSSES, QUANTIZERS)
+    before = [dict(o) for o in registries]
     place = tmp_path_factory.mktemp('own')
     plugin = place/'own_classes.py'
     plugin.write_text(PLUGIN)
@@ -54,7 +57,10 @@ def trained(tmp_path_factory):
         train=dict(epochs=1))
     (place/'own.yaml').write_text(yaml.safe_dump(config))
     assert main(['train', str(place/'own.yaml'), '--out', str(place/'run')]) == 0
-    return place
+    yield place
+    for registry, names in zip(registries, before):  # other tests go through all that is registered
+        registry.clear()
+        registry.update(names)
 
 
 def test_own_classes(trained):
@@ -80,7 +86,8 @@ def test_own_start(trained):
 
 def test_without_the_plugin(trained):
     "A process that has not imported the classes says which one it lacks"
-    code = 'import sys; from quantizer.app.cli import main; sys.exit(main(sys.argv[1:]))'
+    code = 'import sys; from quantizer.all import ENCODERS, FEATURES, LOSSES, QUANTIZERS
+from quantizer.app.cli import main; sys.exit(main(sys.argv[1:]))'
     args = ['info', str(trained/'run/tokenizer')]
     res = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
     assert res.returncode == 1 and res.stderr.startswith("quantizer: ") and res.stderr.count('\n') == 1

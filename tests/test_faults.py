@@ -639,7 +639,7 @@ def test_init_from(args, straight, tmp_path):
     assert all(torch.equal(v, of[best][k] if k.startswith('quantizer.') else fresh[k]) for k,v in got.items())
     got = first('grown', f'train.init_from={straight}', 'model.quantizer.codebook_size=24')
     assert got['quantizer.codebook'].shape == (24, 8) and torch.equal(got['quantizer.codebook'][:16], of[best]['quantizer.codebook'])
-    for change,said in ((['model.quantizer.name=fsq', 'model.quantizer.levels=[4,4]', 'model.losses={mse: 1.0}'], 'is of another kind'), (['model.encoder.width=24'], 'is of another kind'), ([f'train.init_from={tmp_path/"gone"}'], 'gone')):
+    for change,said in ((['model.losses={mse: 1.0}', 'model.quantizer.name=fsq', 'model.quantizer.levels=[4,4]'], 'is of another kind'), (['model.encoder.width=24'], 'is of another kind'), ([f'train.init_from={tmp_path/"gone"}'], 'gone')):
         p = Process(*start, tmp_path/'bad', f'train.init_from={straight}', *change)
         assert p.wait() == 1
         one_line(p.said, said)
