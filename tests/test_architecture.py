@@ -86,8 +86,7 @@ def test_own_start(trained):
 
 def test_without_the_plugin(trained):
     "A process that has not imported the classes says which one it lacks"
-    code = 'import sys; from quantizer.all import ENCODERS, FEATURES, LOSSES, QUANTIZERS
-from quantizer.app.cli import main; sys.exit(main(sys.argv[1:]))'
+    code = 'import sys; from quantizer.app.cli import main; sys.exit(main(sys.argv[1:]))'
     args = ['info', str(trained/'run/tokenizer')]
     res = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
     assert res.returncode == 1 and res.stderr.startswith("quantizer: ") and res.stderr.count('\n') == 1

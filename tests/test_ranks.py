@@ -15,7 +15,7 @@ def run(tmp, world, early):
     assert [p.wait(timeout=400) for p in ps] == [0]*world
     return [load_file(o) for o in outs]
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session') # made once, whatever runs between these tests
 def results(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('ranks')
     return run(tmp, 1, 'early')[0], dict(early=run(tmp, 2, 'early'), late=run(tmp, 2, 'late'))

@@ -157,7 +157,7 @@ def spoken(data, tmp_path_factory):
 def through_whisper(d, world=1, topk=8, more=()):
     return [f'data.corpus={d/"few.tsv"}', f'data.store={d/"features"}', f'features={{name: whisper, model: {d/"whisper"}, pad: true}}', *WHISPER, f'model.teacher={{topk: {topk}, store: {d/f"targets{topk}"}}}', f'data.batch_size={6//world}', *more]
 
-@pytest.mark.parametrize('world,topk,kills', [(1,8,4), (2,0,2)])
+@pytest.mark.parametrize('world,topk,kills', [pytest.param(1, 8, 4, marks=pytest.mark.slow), (2,0,2)])
 def test_whisper_killed(worker, spoken, tmp_path, world, topk, kills):
     "Phases, growth and text keep the promise too"
     ch,rng = through_whisper(spoken, world, topk),random.Random(world)
