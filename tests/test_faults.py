@@ -325,6 +325,7 @@ def test_torchrun_restarts(args, straight2, tmp_path):
     assert p.returncode == 0 and err.count('resumed from step-00000004') == 1 and 'quantizer: ' not in err.replace('quantizer: process 0 cannot reach', ''), err
     same(straight2, tmp_path/'run')
 
+@pytest.mark.slow
 def test_torchrun_killed_and_terminated(args, tmp_path):
     "All end soon when one is killed, and nobody is left; a signal to torchrun stops and saves"
     out,long = tmp_path/'run',[*args, 'train.epochs=100000']

@@ -147,6 +147,7 @@ def test_three_hours(tmp_path):
     assert time.perf_counter()-t0 < 0.5
     assert info(tmp_path)['lengths']['60 s and more'] == 1
 
+@pytest.mark.slow
 def test_extraction_of_hours(tmp_path):
     "Hours in one file, at another rate and with five channels, take no more memory than minutes"
     peak = {}

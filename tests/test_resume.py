@@ -67,7 +67,7 @@ def kill_point(rng, world, i):
     what = rng.choice(EVENTS)
     return [rng.randrange(world), what, rng.randint(1, 14) if 'batch' in what or what in ('after_pred','after_backward','after_step') else 1]
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', [pytest.param(o, marks=[pytest.mark.slow]*(o in ('vq2','gumbel'))) for o in CASES])
 def test_killed(worker, data, tmp_path, case):
     "Killed again and again, resumed, and not a bit is different"
     c = dict(CASES[case])
@@ -109,6 +109,7 @@ def forget(path, what):
 
 PARTS = ('codebook averages','count of draws','random generators','optimizer','schedule','place in the data','sums of the log')
 
+@pytest.mark.slow
 def test_controls(worker, data, tmp_path):
     "The comparison would see each thing that a checkpoint could lack"
     ch = changes(data, 'vq')
