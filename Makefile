@@ -45,7 +45,7 @@ test: $(READY)  ## test the notebooks and the project, in parallel
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup
 
 test-fast: $(READY)  ## test the contracts, one run and the command line; under a minute
-	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) tests/test_contract.py tests/test_backbones.py tests/test_public.py tests/test_cli.py -k "not dead_start and not more_data and not shared_store"
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) tests/test_contract.py tests/test_backbones.py tests/test_public.py tests/test_cli.py -k "not (dead_start or more_data or shared_store or interrupted or same_seed or formats)"
 
 test-all: $(BENCH)  ## the same with everything that is slow, and with what needs a peer to compare with
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup --slow
