@@ -19,7 +19,7 @@ from typing import Annotated
 import torch, yaml
 from annotated_types import Interval
 from ..core.errors import QuantizerError, nearest_name
-from ..core.options import check_options, option_parameters, options_schema
+from ..core.options import check_block, check_options, option_parameters, options_schema
 from ..core.registry import load_plugin
 from ..data.features import FEATURES, FeatureExtractor
 from ..data.options import DataOptions, check_data
@@ -163,11 +163,9 @@ def extractor_from_config(
 # %% ../../nbs/app/73_config.ipynb #1cdf2a79
 def _check_features(block):
     "The block `features` with all defaults, and its extractor"
-    options = dict(block)
-    if 'name' not in options:
+    if 'name' not in block:
         raise QuantizerError(f"'features.name' is missing; there are: {', '.join(sorted(FEATURES))}")
-    name = options.pop('name')
-    features = dict(name=name) | check_options(FEATURES[name], options, 'features')
+    features = check_block(FEATURES, block, 'features')
     return features,_try(extractor_from_config, dict(features=features))
 
 # %% ../../nbs/app/73_config.ipynb #f9390247
@@ -188,7 +186,7 @@ def _reconstruct_noise(cfg, extractor):
         return model,model.eval()(*extractor(noise))
 
 # %% ../../nbs/app/73_config.ipynb #a55494f6
-def objectives_fit(cfg, model, out):
+def objectives_fit(cfg):
     "What each objective asks of the other blocks"
     for o in objective_classes(cfg['model']['losses']):
         o.check_config(cfg)
@@ -262,7 +260,7 @@ def check_config(
     res = dict(seed=cfg['seed'], data=check_data(cfg['data']), features=features)
     res['model'] = check_model(_fill_in_dim(cfg['model'], extractor.dim))
     res['train'] = check_train(cfg['train'])
-    objectives_fit(res, None, None)
+    objectives_fit(res)
     trial = _try(_reconstruct_noise, res, extractor)
     for rule in RULES: rule(res, *trial)
     res['features'] = extractor.settings # with the hash of the weights that it reads
