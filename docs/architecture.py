@@ -18,8 +18,11 @@ def imported_rooms(room):
     found = set()
     for path in (LIB/room).glob('*.py'):
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-            if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module:
-                found.add(node.module.split('.')[0])
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            module = node.module.removeprefix('quantizer.')
+            if node.level == 2 or module != node.module:  # the exporter leaves an import in a function or over lines absolute
+                found.add(module.split('.')[0])
     return [o for o in ROOMS if o in found and o != room]
 
 
