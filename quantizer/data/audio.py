@@ -41,10 +41,10 @@ def explain_errors(
     message:str, # Names the file and says what is wrong; the reason is added in brackets
     kind:str='unreadable', # As in `AudioError`
 ):
-    "Raise `AudioError` where the block raises `OSError` or `ValueError`"
+    "Raise `AudioError` where the block raises an error of any type: libraries raise all of them for a damaged file"
     try: yield
     except QuantizerError: raise
-    except (OSError, ValueError) as e:
+    except Exception as e:
         raise AudioError(f"{message} ({first_line(e)})", kind) from None
 
 # %% ../../nbs/data/08_audio.ipynb #8830d6ec
