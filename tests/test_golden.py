@@ -22,7 +22,6 @@ from quantizer.all import (FEATURES, MFCC, QUANTIZERS, Corpus, FeatureStore, Qua
                            load_config, load_tokens)
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.xdist_group('golden')
 golden = Path(__file__).with_name('golden')
 TIMINGS = {'time_s', 'step_s', 'data_wait', 'frames_per_s', 'memory_mb'}  # no two runs have them alike
 

@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'quiet_transformers', 'load_pretrained', 'check_kind', 'Pret
            'SSLEncoder', 'normalize_waves']
 
 # %% ../../nbs/data/15_encoders.ipynb #2c67c6a5
-import math
+import math, os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -24,9 +24,9 @@ from .features import FEATURES, FeatureExtractor, WhisperLogMel
 # %% ../../nbs/data/15_encoders.ipynb #9a6b0b32
 @contextmanager
 def quiet_transformers(log):
-    "No warnings and no progress bars of `transformers`"
+    "No warnings of `transformers`, unless the environment asks for them, and no progress bars"
     verbosity,has_bar = log.get_verbosity(),log.is_progress_bar_enabled()
-    log.set_verbosity_error()
+    if 'TRANSFORMERS_VERBOSITY' not in os.environ: log.set_verbosity_error()
     log.disable_progress_bar()
     try: yield
     finally:

@@ -19,38 +19,43 @@ from ..core.files import atomic_path
 from ..data.audio import load_audio
 from .tokenizer import Tokenizer
 
-# %% ../../nbs/tokens/43_files.ipynb #6095d46c
+# %% ../../nbs/tokens/43_files.ipynb #98404b46
 def save_tokens(
     path:str|Path, # File to write, `.safetensors`
     codes:dict, # Name of a recording -> `(T',Q)` codes
     tokenizer:Tokenizer, # The tokenizer that made them
 ):
     "Write tokens with the fingerprint of their tokenizer"
-    dtype = torch.int16 if tokenizer.codebook_size <= 2**15 else torch.int32
+    widths = torch.int16,torch.int32,torch.int64
+    dtype = next(o for o in widths if tokenizer.codebook_size-1 <= torch.iinfo(o).max)
     header = {k:str(getattr(tokenizer, k)) for k in ('fingerprint','token_rate','codebook_size')}
     tensors = {name:tensor.to(dtype).contiguous() for name,tensor in codes.items()}
     with atomic_path(path) as tmp:
         tmp.write_bytes(save(tensors, metadata=header))
 
-# %% ../../nbs/tokens/43_files.ipynb #faddf8a6
+# %% ../../nbs/tokens/43_files.ipynb #d74815bd
 def load_tokens(
     path:str|Path, # File that `save_tokens` wrote
     tokenizer:Tokenizer|None=None, # If given, the tokens must be its own
 )->dict: # Name -> `(T',Q)` int64 codes
-    "Read tokens; raises `QuantizerError` for a damaged file, or tokens of another tokenizer"
+    "Read tokens; raises `QuantizerError` for a damaged file, tokens of another tokenizer, or codes that were cut"
     if not Path(path).is_file():
         raise QuantizerError(f"{path}: no such file")
     try:
         with safe_open(path, 'pt') as f:
             made_by = (f.metadata() or {}).get('fingerprint')
-            codes = {name:f.get_tensor(name).long() for name in f.keys()}
+            codes = {name:f.get_tensor(name) for name in f.keys()}
     except (SafetensorError, OSError) as e:
         raise QuantizerError(f"{path}: not a token file ({str(e).splitlines()[0]})") from None
     if made_by is None:
         raise QuantizerError(f"{path}: not a token file (its header names no tokenizer)")
     if tokenizer is not None and made_by != tokenizer.fingerprint:
         raise QuantizerError(f"{path}: was made by tokenizer {made_by}, this one is {tokenizer.fingerprint}")
-    return codes
+    is_narrow = any(o.dtype != torch.int64 for o in codes.values())
+    if is_narrow and tokenizer is not None and tokenizer.codebook_size > 2**31:
+        raise QuantizerError(f"{path}: its codes were cut to 32 bits, and the tokenizer has "
+            f"{tokenizer.codebook_size:,} codes: encode the recordings again")
+    return {name:tensor.long() for name,tensor in codes.items()}
 
 # %% ../../nbs/tokens/43_files.ipynb #b0db845b
 def _recordings(path, sample_rate):

@@ -71,7 +71,12 @@ class TensorBoard:
     def state(self)->dict: return {}
     def close(self): self.writer.close()
 
-# %% ../../nbs/train/57_loggers.ipynb #4d7fff2f
+# %% ../../nbs/train/57_loggers.ipynb #ef66cf39
+def _unless_set(**defaults):
+    "The defaults for which the environment has no `WANDB_...`"
+    return {k:v for k,v in defaults.items() if f'WANDB_{k.upper()}' not in os.environ}
+
+# %% ../../nbs/train/57_loggers.ipynb #a014b577
 @LOGGERS.register('wandb')
 class WandB:
     "A run of Weights & Biases"
@@ -81,27 +86,29 @@ class WandB:
         config:dict, # Config of the run
         resume:dict|None=None, # `state()` of the run that continues; `None` for a new run
         step:int=0, # Step to continue from; W&B knows it itself
-        project:str='quantizer', # Project that the run belongs to
-        run_name:str|None=None, # Name of the run; that of the folder by default
-        entity:str|None=None, # User or team that owns the project; the user's own default by default
-        mode:Literal['online','offline','disabled']='online', # `'offline'` sends nothing
+        project:str|None=None, # Project of the run; by default `WANDB_PROJECT`, or `quantizer`
+        run_name:str|None=None, # Name of the run; by default `WANDB_NAME`, or that of the folder
+        entity:str|None=None, # User or team that owns the project; by default `WANDB_ENTITY`, or the user
+        mode:Literal['online','offline','disabled']|None=None, # By default `WANDB_MODE`, or online; `'offline'` sends nothing
     ):
         import wandb
-        if mode != 'online':
+        given = dict(project=project, name=run_name, entity=entity, mode=mode)
+        options = _unless_set(dir=str(out), project='quantizer', name=Path(out).absolute().name)
+        options |= {k:v for k,v in given.items() if v is not None}
+        is_online = (mode or os.environ.get('WANDB_MODE')) not in ('offline','dryrun','disabled')
+        if not is_online:
             os.environ.setdefault('WANDB_ERROR_REPORTING', 'false')
         run_id = (resume or {}).get('id')
-        continues = bool(run_id) and mode == 'online'
-        settings = wandb.Settings(quiet=True, console='off', save_code=False, disable_code=True, disable_git=True,
-            finish_timeout=60)
+        continues = bool(run_id) and is_online
+        settings = _unless_set(quiet=True, console='off', save_code=False, disable_code=True, disable_git=True)
         try:
-            self.run = wandb.init(dir=str(out), config=config, project=project, entity=entity, mode=mode,
-                name=run_name or Path(out).absolute().name, id=run_id, resume='allow' if continues else None,
-                reinit='create_new', settings=settings)
+            self.run = wandb.init(config=config, id=run_id, resume='allow' if continues else None, reinit='create_new',
+                settings=wandb.Settings(finish_timeout=60, **settings), **options)
             self.first_step = self.run.step if continues else 0
         except Exception as e:
             reason = str(e).partition('\n')[0]
             raise QuantizerError(f"logger 'wandb' does not start: {reason} "
-                "(log in with `wandb login`, or set `mode: offline`)") from e
+                "(log in with `wandb login`, or set `mode: offline` or WANDB_MODE=offline)") from e
 
 # %% ../../nbs/train/57_loggers.ipynb #57f10003
 @patch
