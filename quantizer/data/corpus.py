@@ -76,15 +76,17 @@ def _to_text(values):
         values = values.astype(object) # otherwise categories refuse ''
     return values.fillna('').astype(str)
 
-# %% ../../nbs/data/10_corpus.ipynb #94755402
+# %% ../../nbs/data/10_corpus.ipynb #662fcf00
 def _complete_columns(df, name):
     "The table with all `COLUMNS` first, in their types"
     warn_misspelt([*COLUMNS], list(df), name)
     for column,default in COLUMNS.items():
-        if column not in df: df[column] = default
-        elif default != '':
-            df[column] = _to_seconds(df[column], column, name).fillna(default)
-        else: df[column] = _to_text(df[column])
+        if column not in df:
+            df[column] = default
+            continue
+        with explain_errors(f"{name}: its column '{column}' cannot be read"):
+            is_text = default == ''
+            df[column] = _to_text(df[column]) if is_text else _to_seconds(df[column], column, name).fillna(default)
     return df[[*COLUMNS, *(o for o in df if o not in COLUMNS)]]
 
 # %% ../../nbs/data/10_corpus.ipynb #d431e8d4

@@ -39,13 +39,14 @@ class Manifest:
     index:dict|None # Name and fingerprint of the index; `None` while the store is not finished
     shards:dict # Names and sizes of the shards
 
-# %% ../../nbs/data/18_store.ipynb #f9ead90f
+# %% ../../nbs/data/18_store.ipynb #0614d544
 def _check_names(manifest):
     "Refuse names that a store does not give its files"
     if not isinstance(manifest['features'].get('name'), str):
         raise QuantizerError("'features' has no name")
-    index = manifest['index'] or dict(file='index-1.parquet', fingerprint='')
-    if not re.fullmatch(r'index-\d{1,9}\.parquet', str(index.get('file'))) or 'fingerprint' not in index:
+    index = manifest['index']
+    is_named = index is None or re.fullmatch(r'index-\d{1,9}\.parquet', str(index.get('file')))
+    if not is_named or (index and 'fingerprint' not in index):
         raise QuantizerError(f"'index' is {index!r}: expected the name and fingerprint of an index")
     for name,size in manifest['shards'].items():
         is_size = isinstance(size, int) and 0 <= size < 2**62
@@ -309,14 +310,17 @@ def _sizes(corpus, items):
     sizes = [corpus.size(i) for i in items]
     return np.array([-1 if n is None else n for n in sizes], dtype=np.int64)
 
-# %% ../../nbs/data/18_store.ipynb #6b126c8f
+# %% ../../nbs/data/18_store.ipynb #e9c2db43
 def find_recordings(
     index:pd.DataFrame,
     corpus:Corpus,
     most:int|None=None, # Look at the sizes of so many files only, evenly spread; of all by default
 )->np.ndarray: # Row of each recording, -1 where it is not there or has changed
     "Where an index has the recordings of a corpus"
-    rows,want = pd.Index(index.id).get_indexer(corpus.ids),corpus.df.duration_s.to_numpy(float)
+    names,want = pd.Index(index.id),corpus.df.duration_s.to_numpy(float)
+    if not len(names) or not names.is_unique:
+        raise QuantizerError("damaged feature store (its index is empty, or has a recording twice)")
+    rows = names.get_indexer(corpus.ids)
     has = index.duration_s.to_numpy(float)[rows]
     rows = np.where((has == want) | np.isnan(has) & np.isnan(want), rows, -1)
     looked = np.unique(np.linspace(0, len(rows)-1, min(len(rows), most or len(rows))).astype(int))
