@@ -251,11 +251,13 @@ def _valid_part(corpus, store):
     usable = set(store.index.id)
     return corpus.select([i for i in range(len(corpus)) if corpus.id(i) in usable]).part('valid')
 
-# %% ../../nbs/app/78_run.ipynb #ec21580b
+# %% ../../nbs/app/78_run.ipynb #42374509
 def _fit_kmeans(cfg, store, tokenizer):
     "K-means with the codes and token rate of the tokenizer: a tokenizer and its measures, or two `None`"
     if tokenizer.num_codebooks > 1: return None,None
-    block,model = kmeans_model(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed'])
+    fitted = kmeans_model(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed'])
+    if fitted is None: return None,None
+    block,model = fitted
     measures = kmeans_baseline(store, model)
     if not measures: return None,None
     return Tokenizer(dict(features=cfg['features'], model=block), model),measures
