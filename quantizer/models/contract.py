@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/contract.html.md"""
 
 # %% auto #0
 __all__ = ['check_lengths', 'check_padding_invariance', 'check_receptive_radius', 'check_gradients', 'check_packed_rows',
-           'check_precision', 'check_backbone']
+           'check_other_types', 'check_backbone']
 
 # %% ../../nbs/models/41_contract.ipynb #3cef0695
 from copy import deepcopy
@@ -126,8 +126,8 @@ def check_packed_rows(part, dim_in, dim_out):
         alone,_ = _run(part, x[:,inputs], mask[:,frames])
         _assert_same(y[:,outputs], alone, 'the output of a recording depends on another one in its row')
 
-# %% ../../nbs/models/41_contract.ipynb #f9e3bd68
-def check_precision(part, dim_in, dim_out):
+# %% ../../nbs/models/41_contract.ipynb #8b59df92
+def check_other_types(part, dim_in, dim_out):
     "The output of a part in another type is that in float32, to rounding"
     x,mask = _batch(part, dim_in)
     y = _run(part, x, mask)[0].detach()
@@ -136,8 +136,8 @@ def check_precision(part, dim_in, dim_out):
         error = float((cast.double()-y).abs().max()/(1+y.abs().max()))
         assert error < tolerance, f'in {dtype} the output differs by {error:.2g} of its size'
 
-# %% ../../nbs/models/41_contract.ipynb #08e30041
-_CHECKS = check_lengths, check_padding_invariance, check_receptive_radius, check_gradients, check_packed_rows, check_precision
+# %% ../../nbs/models/41_contract.ipynb #389dea1d
+_CHECKS = check_lengths, check_padding_invariance, check_receptive_radius, check_gradients, check_packed_rows, check_other_types
 
 # %% ../../nbs/models/41_contract.ipynb #6ef0e8d8
 def check_backbone(
