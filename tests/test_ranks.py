@@ -20,7 +20,6 @@ def results(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('ranks')
     return run(tmp, 1, 'early')[0], dict(early=run(tmp, 2, 'early'), late=run(tmp, 2, 'late'))
 
-@pytest.mark.xdist_group('ranks')
 @pytest.mark.parametrize('made', ('early','late'))
 @pytest.mark.parametrize('variant', variants)
 def test_two_ranks_equal_one(results, variant, made):

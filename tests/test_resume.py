@@ -10,7 +10,6 @@ from quantizer.train.logging import TIMINGS
 from quantizer.train.checkpoint_files import _state_sha256, _file_sha256
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.xdist_group('resume')
 SMALL = ['model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.dim=8', 'data.crop_s=0.5', 'data.batch_size=8', 'train.epochs=4', 'train.lr=4e-3', 'train.log_steps=2', 'train.checkpoint.steps=4', 'train.checkpoint.keep=2']
 DROPOUT = ['model.encoder.dropout=0.1', 'model.decoder.dropout=0.1']
 QUANTIZERS = dict(
