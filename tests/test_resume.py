@@ -10,13 +10,12 @@ from quantizer.train.logging import TIMINGS
 from quantizer.train.checkpoint_files import _state_sha256, _file_sha256
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.xdist_group('resume')
 SMALL = ['model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.dim=8', 'data.crop_s=0.5', 'data.batch_size=8', 'train.epochs=4', 'train.lr=4e-3', 'train.log_steps=2', 'train.checkpoint.steps=4', 'train.checkpoint.keep=2']
 DROPOUT = ['model.encoder.dropout=0.1', 'model.decoder.dropout=0.1']
 QUANTIZERS = dict(
     vq=['model.quantizer.codebook_size=64', 'model.quantizer.revive_below=0.5'],
     gumbel=['model.quantizer={name: gumbel, dim: 8, codebook_size: 32}', 'model.losses={mse: 1.0, diversity: 0.1}', 'train.anneal={temperature: {start: 2.0, end: 0.3}}', 'train.precision=bf16'],
-    fsq=['model.quantizer={name: fsq, dim: 8, levels: [5, 5, 5]}', 'model.losses={mse: 1.0}', 'train.schedule=plateau', 'train.epoch_steps=5', 'train.early_stop={monitor: valid_mse, patience: 9}'],
+    fsq=['model.quantizer={name: fsq, levels: [5, 5, 5, 5, 5, 5, 5, 5]}', 'model.losses={mse: 1.0}', 'train.schedule=plateau', 'train.epoch_steps=5', 'train.early_stop={monitor: valid_mse, patience: 9}'],
     residual=['model.quantizer={name: residual, dim: 8, codebook_size: 32, num_quantizers: 3, dropout: 0.5}', 'train.anneal={dropout: {start: 0.8, end: 0.2, shape: linear}}', 'train.accumulate=2', 'train.schedule=wsd', 'train.checkpoint.steps=3'])
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,6 @@ from quantizer.whisper.teacher import random_whisper
 from quantizer.train.logging import TIMINGS
 from quantizer.app.cli import info, main
 
-pytestmark = pytest.mark.xdist_group('whisper')
 SMALL = ['data.batch_size=4', 'model.decoder.layers=1', 'model.quantizer.codebook_size=32', 'train.phases=[{epochs: 1}, {epochs: 1, losses: {kl: 0.5, ce: 0.1}}]', 'train.epoch_steps=4', 'train.wer=2', 'train.precision=fp32', 'model.teacher={topk: 8}']
 
 @pytest.fixture(scope='module')

@@ -20,7 +20,7 @@ def _fsync(path):
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../../nbs/core/03_files.ipynb #6e7b1fc3
+# %% ../../nbs/core/03_files.ipynb #15a04c27
 @contextmanager
 def atomic_path(
     path:str|Path, # File to write, or folder that does not exist yet
@@ -28,7 +28,7 @@ def atomic_path(
     "Yield a temporary path beside `path`, which becomes `path` if the block succeeds and is removed if it fails"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.parent/f'.{path.name}.tmp-{os.getpid()}'
+    tmp = path.parent/f'.{path.name}.tmp-{secrets.randbits(64)}'
     try:
         yield tmp
         if tmp.is_dir():

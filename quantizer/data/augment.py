@@ -7,15 +7,14 @@ Docs: https://quantizer-dev.github.io/quantizer/data/augment.html.md"""
 # %% auto #0
 __all__ = ['noise_options', 'spec_options', 'Augment', 'make_noise']
 
-# %% ../../nbs/data/16_augment.ipynb #a66f7199
+# %% ../../nbs/data/16_augment.ipynb #82ff609a
 import math, numpy as np, torch
 from typing import Literal
 from fastcore.basics import patch
 from torch import Tensor
-from torchaudio.functional import resample
 from ..core.errors import QuantizerError
 from ..core.options import Fraction, NonNegativeInt, check_options, checked
-from .audio import load_audio, probe
+from .audio import load_audio, probe, resample
 from .corpus import Corpus
 
 # %% ../../nbs/data/16_augment.ipynb #753a96b8

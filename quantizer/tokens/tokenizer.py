@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/tokens/tokenizer.html.md"""
 # %% auto #0
 __all__ = ['Tokenizer']
 
-# %% ../../nbs/tokens/42_tokenizer.ipynb #3b6aef82
+# %% ../../nbs/tokens/42_tokenizer.ipynb #6ac16d03
 import json
 from pathlib import Path
 import torch
@@ -15,11 +15,10 @@ from fastcore.basics import chunked, patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torchaudio.functional import resample
 from ..core.errors import QuantizerError, name_file
 from ..core.files import atomic_path
 from ..core.tensors import fingerprint as hash_parts, pad_batch
-from ..data.audio import load_audio
+from ..data.audio import load_audio, resample
 from ..data.features import FEATURES
 from ..models.autoencoder import SpeechQuantizer, build_model
 from ..quantizers.base import NO_CODE
@@ -63,7 +62,7 @@ def to(self:Tokenizer, device)->Tokenizer:
     self.model.to(device)
     return self
 
-# %% ../../nbs/tokens/42_tokenizer.ipynb #2ffbe3e6
+# %% ../../nbs/tokens/42_tokenizer.ipynb #5340d189
 @patch
 def waveform(self:Tokenizer,
     audio, # A path, or a waveform `(S,)` of floats
@@ -84,7 +83,7 @@ def waveform(self:Tokenizer,
     if not torch.isfinite(wav).all():
         raise QuantizerError("the waveform holds NaN or infinite samples")
     wav = wav.float().cpu()
-    return wav if sr == self.sample_rate else resample(wav, sr, self.sample_rate)
+    return resample(wav, sr, self.sample_rate)
 
 # %% ../../nbs/tokens/42_tokenizer.ipynb #a36416b7
 @patch
