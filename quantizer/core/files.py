@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/core/files.html.md"""
 __all__ = ['atomic_path', 'replaced', 'set_aside', 'try_lock']
 
 # %% ../../nbs/core/03_files.ipynb #936142e2
-import fcntl, os, shutil
+import fcntl, os, secrets, shutil
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
