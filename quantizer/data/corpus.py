@@ -17,9 +17,9 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
-from ..core.errors import QuantizerError, nearest_name, escape_path, unescape_path, warn_misspelt
+from ..core.errors import QuantizerError, escape_path, explain_errors, nearest_name, unescape_path, warn_misspelt
 from .audio import AUDIO_SUFFIXES, CODEC_SUFFIXES, AudioBytes
-from .audio import explain_errors, is_url, load_audio, open_binary
+from .audio import is_url, load_audio, open_binary
 from .folders import AudioSearch
 
 # %% ../../nbs/data/10_corpus.ipynb #4c052cc5

@@ -12,8 +12,8 @@ import json, os, re, tarfile
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from ..core.errors import QuantizerError, escape_path, warn_misspelt
-from .audio import AudioBytes, AudioError, explain_errors, has_audio_suffix
+from ..core.errors import QuantizerError, escape_path, explain_errors, warn_misspelt
+from .audio import AudioBytes, AudioError, has_audio_suffix
 from .audio import is_url, open_binary
 from .corpus import Corpus, is_folder, join_path, parent_path
 
@@ -138,7 +138,7 @@ def _read_range(path, start, n):
             return f.read(n)
     import fsspec
     fs,name = fsspec.core.url_to_fs(path)
-    with explain_errors(f"{path}: cannot be read", 'missing'):
+    with explain_errors(f"{path}: cannot be read", AudioError, kind='missing'):
         return fs.cat_file(name, start=start, end=start+n)
 
 # %% ../../nbs/data/11_shards.ipynb #sc2eee89

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Callable
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from fastcore.basics import patch
-from ..core.errors import QuantizerError, escape_path, warn_misspelt
-from .audio import AudioBytes, AudioError, explain_errors, first_line, has_audio_suffix
+from ..core.errors import QuantizerError, escape_path, explain_errors, first_line, warn_misspelt
+from .audio import AudioBytes, AudioError, has_audio_suffix
 from .audio import is_url, open_binary
 from .corpus import MANIFESTS, SPLITS, Corpus, is_folder, join_path, parent_path, rename_columns
 from .shards import clean_text, first_problem, list_shards
@@ -49,7 +49,7 @@ class CellReader:
     def source(self, corpus, i):
         "The bytes in the cell of recording `i`, or the file that it names"
         name = escape_path(corpus.file(i))
-        with explain_errors(f"{name}: damaged", 'damaged'):
+        with explain_errors(f"{name}: damaged", AudioError, kind='damaged'):
             cell = self.cell(corpus.df, i) or {}
         if cell.get('bytes') is not None:
             return AudioBytes(name, cell['bytes'])

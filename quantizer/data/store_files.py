@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 import fsspec, numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..core.errors import QuantizerError
+from ..core.errors import QuantizerError, explain_errors
 from ..core.files import atomic_path
-from .audio import explain_errors, is_url
+from .audio import is_url
 
 # %% ../../nbs/data/17_store_files.ipynb #e02a7135
 class Folder:
