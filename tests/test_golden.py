@@ -297,7 +297,9 @@ def test_resumes(command, place, name):
     run = place/'stopped'/name
     shutil.copytree(golden/'stopped'/name, run)
     settings = (run/'config.yaml').read_text().replace('/PLACE/', f'{place}/')
-    (run/'config.yaml').write_text(settings)
+    stored = yaml.safe_load(settings)
+    assert stored['train'].pop('wd') == 0.01 # a key with its default may be missing: older versions did not have all
+    (run/'config.yaml').write_text(yaml.safe_dump(stored, sort_keys=False))
     last, = (run/'checkpoints').glob('step-*')
     command(['train', '--resume', '--out', f'stopped/{name}'], RUNS[name].get('world', 1))
     check_config(yaml.safe_load((run/'config.yaml').read_text()), yaml.safe_load(settings), name)

@@ -190,10 +190,14 @@ def targets_from_config(
 ): # Called with recordings, returns a tuple of tensors; `None` if no objective needs any
     "What each batch holds beside features; created if missing"
     extract = {k:v for k,v in cfg['data']['extract'].items() if k not in ('device','batch_s')}
+    found = []
     for o in objective_classes(cfg['model']['losses']):
         options = cfg['model'].get(o.block)
-        targets = o.prepare(options, cfg['features'], store, Path(folder), _device(cfg), progress=progress, **extract)
-        if targets is not None: return targets
+        found.append(o.prepare(options, cfg['features'], store, Path(folder), _device(cfg), progress=progress, **extract))
+    found = [targets for targets in found if targets is not None]
+    if len(found) > 1:
+        raise QuantizerError(f"'model.losses' has {len(found)} kinds of loss with targets of their own: expected one")
+    return found[0] if found else None
 
 # %% ../../nbs/app/74_build.ipynb #6795d8e1
 def model_from_config(

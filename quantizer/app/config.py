@@ -31,6 +31,7 @@ from ..train.options import TrainOptions, check_monitors, check_train, monitor_n
 from ..train.phases import check_phases
 from ..train.schedule import SCHEDULES, anneal
 import quantizer.whisper # registers its losses
+from ..whisper.objective import TextObjective
 
 # %% ../../nbs/app/73_config.ipynb #25217c1f
 @dataclass
@@ -193,7 +194,8 @@ def objectives_fit(cfg):
 
 def wer_needs_text(cfg, model, out):
     "Only tokens that Whisper learns to read can be transcribed"
-    if cfg['train']['wer'] and not objective_classes(cfg['model']['losses']):
+    reads_text = any(issubclass(o, TextObjective) for o in objective_classes(cfg['model']['losses']))
+    if cfg['train']['wer'] and not reads_text:
         raise QuantizerError(f"'train.wer' is {cfg['train']['wer']}, and 'model.losses' has no loss of text (ce, kl): "
             "only a training run through Whisper is transcribed")
 

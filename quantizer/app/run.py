@@ -12,7 +12,7 @@ import json, math, os, signal, sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-import pandas as pd, yaml
+import pandas as pd
 from fastai.callback.core import Callback
 from fastai.callback.progress import ShowGraphCallback
 from fastcore.basics import patch
@@ -83,7 +83,7 @@ def open_run(
         raise QuantizerError(f"{out}: holds no run to resume; give a config to start one")
     stored = out/'config.yaml'
     cfg = _make_paths_absolute(load_config(stored if source is None else source, changes))
-    changed = config_changes(yaml.safe_load(stored.read_text()), cfg, override) if resuming else []
+    changed = config_changes(load_config(stored), cfg, override) if resuming else []
     return Run(out, cfg, resuming, changed, override, progress)
 
 # %% ../../nbs/app/78_run.ipynb #207caa06
@@ -274,7 +274,8 @@ def measure_run(cfg, corpus, store, tokenizer):
         measures['k-means'] = baseline_measures
     texts = None
     for o in objective_classes(cfg['model']['losses']):
-        found,texts = o.measure(tokenizers, valid)
+        found,examples = o.measure(tokenizers, valid)
+        if examples is not None: texts = examples
         for column,values in found.items():
             measures.setdefault(column, {}).update(values)
     return measures,valid,texts
