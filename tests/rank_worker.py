@@ -1,7 +1,8 @@
 "Twelve steps of every quantizer on one rank's part of made-up frames; started by test_ranks.py, it forks one process, and two"
 import multiprocessing, sys, torch, torch.distributed as dist
 from safetensors.torch import save_file
-from quantizer.all import Quantizer
+from quantizer.all import Quantizer, count_codes
+from quantizer.core.distributed import all_reduce_sum
 from variants import make, variants
 
 def parts(step, rank, world, dim):
@@ -40,6 +41,12 @@ def run(q, enc, rank, world):
     if rank == 0: q(held) # one rank may evaluate alone
     return dict(losses=torch.stack(log), codes=codes, **{f'state.{k}':v for k,v in q.state_dict().items() if not k.endswith('draws')}, **{f'enc.{k}':v for k,v in enc.state_dict().items()})
 
+def counted(rank, world):
+    "How often each code of a very large codebook occurs in the parts of two steps, on all ranks"
+    a,b = [(parts(step, rank, world, 2)[0].abs()*30).long() << 36 for step in (0, 1)]
+    counts = all_reduce_sum(count_codes(a, 2**50) + count_codes(b, 2**50)).coalesce()
+    return {'counts:index':counts.indices().contiguous(), 'counts:values':counts.values()}
+
 def build(variant, rank):
     torch.manual_seed(0)
     q,enc = make(variant, dim=8, codebook_size=64),torch.nn.Linear(8, 8)
@@ -53,7 +60,7 @@ def work(rank, world, folder):
     if world > 1: dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=world)
     for made in ('early','late')[:world]:
         res = {k:run(*(early[k] if made == 'early' else build(k, rank)), rank, world) for k in variants}
-        save_file({f'{k}:{n}':v.contiguous() for k,o in res.items() for n,v in o.items()}, f'{folder}/{world}-{made}-{rank}.safetensors')
+        save_file({f'{k}:{n}':v.contiguous() for k,o in res.items() for n,v in o.items()} | counted(rank, world), f'{folder}/{world}-{made}-{rank}.safetensors')
 
 if __name__ == '__main__':
     torch.set_num_threads(1)

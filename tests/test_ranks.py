@@ -26,3 +26,10 @@ def test_two_ranks_equal_one(results, variant, made):
         for k in mine:
             if one[k].is_floating_point(): torch.testing.assert_close(rank[k], one[k], rtol=1e-5, atol=1e-5, msg=lambda m: f'{k}: {m}')
             else: assert torch.equal(rank[k], one[k]), k
+
+def test_sparse_counts(results):
+    "Counts of a codebook too large for a table are added over ranks like others"
+    one,two = results[0],results[1]['early']
+    assert len(one['counts:values']) > 40 and one['counts:values'].sum() == 480
+    for rank in two:
+        assert all(torch.equal(rank[k], one[k]) for k in ('counts:index','counts:values'))

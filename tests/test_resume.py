@@ -15,7 +15,7 @@ DROPOUT = ['model.encoder.dropout=0.1', 'model.decoder.dropout=0.1']
 QUANTIZERS = dict(
     vq=['model.quantizer.codebook_size=64', 'model.quantizer.revive_below=0.5'],
     gumbel=['model.quantizer={name: gumbel, dim: 8, codebook_size: 32}', 'model.losses={mse: 1.0, diversity: 0.1}', 'train.anneal={temperature: {start: 2.0, end: 0.3}}', 'train.precision=bf16'],
-    fsq=['model.quantizer={name: fsq, dim: 8, levels: [5, 5, 5]}', 'model.losses={mse: 1.0}', 'train.schedule=plateau', 'train.epoch_steps=5', 'train.early_stop={monitor: valid_mse, patience: 9}'],
+    fsq=['model.quantizer={name: fsq, levels: [5, 5, 5, 5, 5, 5, 5, 5]}', 'model.losses={mse: 1.0}', 'train.schedule=plateau', 'train.epoch_steps=5', 'train.early_stop={monitor: valid_mse, patience: 9}'],
     residual=['model.quantizer={name: residual, dim: 8, codebook_size: 32, num_quantizers: 3, dropout: 0.5}', 'train.anneal={dropout: {start: 0.8, end: 0.2, shape: linear}}', 'train.accumulate=2', 'train.schedule=wsd', 'train.checkpoint.steps=3'])
 
 @pytest.fixture(scope='module')

@@ -114,14 +114,14 @@ def _refuse_rows(self:Corpus, is_wrong, explain):
         i = is_wrong.idxmax()
         raise QuantizerError(f"{self.name}: row {i+1}{explain(i)}")
 
-# %% ../../nbs/data/10_corpus.ipynb #sc2752c4
+# %% ../../nbs/data/10_corpus.ipynb #fa810583
 @patch
 def _check_rows(self:Corpus):
     df = self.df
     self._refuse_rows(df.path == '', lambda i: ' has no path')
     self._refuse_rows(~df.split.isin(('', *SPLITS)),
         lambda i: f": split is '{df.split[i]}'; expected one of {', '.join(SPLITS)}")
-    is_repeated = df.duplicated(['path','start_s'])
+    is_repeated = pd.Series(self.ids).duplicated()
     more = is_repeated.sum()-1
     self._refuse_rows(is_repeated, lambda i: f' repeats the recording {self.id(i)}'
         + (f', and {more} more rows repeat one' if more else ''))
