@@ -18,6 +18,7 @@ import numpy as np, soundfile as sf, torch
 from torch import Tensor
 from torchaudio.functional import resample as sinc_resample
 from ..core.errors import QuantizerError, escape_path, explain_errors, first_line
+from ..core.files import expand_path
 from .lengths import check_claim, last_ogg_page, missing_part, read_at
 from ..core.options import parse_number
 
@@ -82,7 +83,7 @@ def open_binary(
     "Open `src` for reading; raises `AudioError` naming it"
     if isinstance(src, AudioBytes):
         return _SafeBytes(src.data)
-    name = escape_path(src)
+    src,name = expand_path(src),escape_path(src)
     with explain_errors(f"{name}: cannot be opened", AudioError, kind='missing'):
         try: return _open_url(src) if is_url(src) else _open_file(src)
         except FileNotFoundError:
@@ -159,7 +160,7 @@ def _decode_checked(src, f, name):
 @contextmanager
 def _open_audio(src):
     "`src` as an open `SoundFile`"
-    name = escape_path(str(src))
+    src,name = expand_path(src),escape_path(str(src))
     with open_binary(src) as f:
         try: audio = _decode_checked(src, f, name)
         except QuantizerError: raise
