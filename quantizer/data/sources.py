@@ -106,9 +106,10 @@ def _read_parquet(path, column):
     with open_binary(path) as f, _explain_parquet(path):
         file = pq.ParquetFile(f)
         others = [o for o in file.schema_arrow.names if o != column]
-        df = file.read(columns=[*others, f'{column}.path']).flatten().to_pandas()
+        table = file.read(columns=[*others, f'{column}.path']).flatten()
+        table.validate(full=True)
     match = re.match(r'([a-z]+)-\d{5}-of-', os.path.basename(path))
-    return df.assign(row=range(len(df)), _split=match[1] if match else '')
+    return table.to_pandas().assign(row=range(len(table)), _split=match[1] if match else '')
 
 # %% ../../nbs/data/12_sources.ipynb #10a10015
 @patch(cls_method=True)
