@@ -42,13 +42,13 @@ demo: $(READY)  ## train two small quantizers on the packaged recordings
 	@echo "Open demo/mfcc-vq/report.html and demo/logmel-vq/report.html"
 
 test: $(READY)  ## test the notebooks and the project, in parallel
-	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS)
 
 test-fast: $(READY)  ## test the contracts, one run and the command line; under a minute
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) tests/test_contract.py tests/test_backbones.py tests/test_public.py tests/test_cli.py -k "not (dead_start or more_data or shared_store or interrupted or same_seed or formats)"
 
 test-all: $(BENCH)  ## the same with everything that is slow, and with what needs a peer to compare with
-	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadgroup --slow
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --slow
 
 fuzz: $(READY)  ## feed 500,000 damaged files to all readers, in JOBS processes; some forty minutes of one core (FUZZ='--surface stores --inputs 2000')
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --jobs $(JOBS) $(FUZZ)

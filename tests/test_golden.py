@@ -22,7 +22,6 @@ from quantizer.all import (FEATURES, MFCC, QUANTIZERS, Corpus, FeatureStore, Qua
                            load_config, load_tokens)
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.xdist_group('golden')
 golden = Path(__file__).with_name('golden')
 TIMINGS = {'time_s', 'step_s', 'data_wait', 'frames_per_s', 'memory_mb'}  # no two runs have them alike
 
@@ -298,7 +297,9 @@ def test_resumes(command, place, name):
     run = place/'stopped'/name
     shutil.copytree(golden/'stopped'/name, run)
     settings = (run/'config.yaml').read_text().replace('/PLACE/', f'{place}/')
-    (run/'config.yaml').write_text(settings)
+    stored = yaml.safe_load(settings)
+    assert stored['train'].pop('wd') == 0.01 # a key with its default may be missing: older versions did not have all
+    (run/'config.yaml').write_text(yaml.safe_dump(stored, sort_keys=False))
     last, = (run/'checkpoints').glob('step-*')
     command(['train', '--resume', '--out', f'stopped/{name}'], RUNS[name].get('world', 1))
     check_config(yaml.safe_load((run/'config.yaml').read_text()), yaml.safe_load(settings), name)

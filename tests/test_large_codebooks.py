@@ -1,8 +1,11 @@
 "Codebooks of more codes than 32 bits count, or than a table holds"
+import json
+import math
 from types import SimpleNamespace
 import pytest
 import torch
-from quantizer.all import QUANTIZERS, QuantizerError, load_tokens, save_tokens
+from quantizer.all import (QUANTIZERS, Corpus, QuantizerError, Tokenizer, evaluate, load_tokens, save_tokens, train_run)
+from quantizer.app.watch import watch_data
 from safetensors.torch import load_file, save_file
 
 def tokenizer_of(codebook_size):
@@ -42,3 +45,22 @@ def test_every_code_has_its_vector(name, options):
         assert torch.equal(q.quantize(z, None)[1], q.to_codes(z))
     else:
         assert torch.equal(q.to_codes(grid), codes)
+
+@pytest.mark.parametrize('levels', [pytest.param('[8, 8, 8, 8, 8, 8, 8, 8]', marks=pytest.mark.slow),
+    '[4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]'])
+def test_run_without_tables(levels, tmp_path):
+    "A run of 2^24 and of 2^32 codes: counts are those of the codes that occur, and there are too few frames for k-means"
+    few = Corpus.sample().select(range(0, 319, 16))
+    few.df.assign(path=[str(few.file(i)) for i in range(len(few))]).to_csv(tmp_path/'few.tsv', sep='\t', index=False)
+    small = [f'model.{o}.width=16' for o in ('encoder', 'decoder')]
+    measures = train_run('logmel-fsq', tmp_path/'run', [f'data.corpus={tmp_path/"few.tsv"}', 'train.epochs=1', *small,
+        f'model.quantizer.levels={levels}'], progress=False)
+    own, = measures.values()
+    counts, = own['counts']
+    size = math.prod(json.loads(levels))
+    assert own['tokens'] == sum(counts.values()) and own['dead'] == size-len(counts)
+    tokenizer = Tokenizer.load(tmp_path/'run')
+    assert own == json.loads(json.dumps(evaluate(tokenizer, few.part('valid')))) | {k:own[k] for k in ('counts', 'epoch', 'step')}
+    assert max((tmp_path/'run'/o).stat().st_size for o in ('codes.json', 'measures.json', 'report.html')) < 2**20
+    book, = watch_data(tmp_path/'run')['codes']['books']
+    assert book['size'] == size and book['unused'] == own['dead']

@@ -6,8 +6,8 @@ Docs: https://quantizer-dev.github.io/quantizer/app/config.html.md"""
 
 # %% auto #0
 __all__ = ['NAMED_BLOCKS', 'RULES', 'Config', 'config_names', 'read_config', 'change_config', 'replace_name',
-           'extractor_from_config', 'objectives_fit', 'wer_needs_text', 'phases_fit', 'phases_or_anneal',
-           'monitors_are_logged', 'anneal_fits', 'check_config', 'load_config', 'config_schema']
+           'extractor_from_config', 'check_features', 'objectives_fit', 'wer_needs_text', 'phases_fit',
+           'phases_or_anneal', 'monitors_are_logged', 'anneal_fits', 'check_config', 'load_config', 'config_schema']
 
 # %% ../../nbs/app/73_config.ipynb #89389645
 import warnings
@@ -31,6 +31,7 @@ from ..train.options import TrainOptions, check_monitors, check_train, monitor_n
 from ..train.phases import check_phases
 from ..train.schedule import SCHEDULES, anneal
 import quantizer.whisper # registers its losses
+from ..whisper.objective import TextObjective
 
 # %% ../../nbs/app/73_config.ipynb #25217c1f
 @dataclass
@@ -160,8 +161,10 @@ def extractor_from_config(
     options = {k:v for k,v in cfg['features'].items() if k != 'name'}
     return FEATURES[cfg['features']['name']](**options)
 
-# %% ../../nbs/app/73_config.ipynb #1cdf2a79
-def _check_features(block):
+# %% ../../nbs/app/73_config.ipynb #32a760f6
+def check_features(
+    block:dict, # The block `features` of a config
+)->tuple[dict,FeatureExtractor]:
     "The block `features` with all defaults, and its extractor"
     if 'name' not in block:
         raise QuantizerError(f"'features.name' is missing; there are: {', '.join(sorted(FEATURES))}")
@@ -193,7 +196,8 @@ def objectives_fit(cfg):
 
 def wer_needs_text(cfg, model, out):
     "Only tokens that Whisper learns to read can be transcribed"
-    if cfg['train']['wer'] and not objective_classes(cfg['model']['losses']):
+    reads_text = any(issubclass(o, TextObjective) for o in objective_classes(cfg['model']['losses']))
+    if cfg['train']['wer'] and not reads_text:
         raise QuantizerError(f"'train.wer' is {cfg['train']['wer']}, and 'model.losses' has no loss of text (ce, kl): "
             "only a training run through Whisper is transcribed")
 
@@ -249,14 +253,14 @@ def _load_plugins(cfg):
 
 RULES = (wer_needs_text, phases_fit, phases_or_anneal, monitors_are_logged, anneal_fits)
 
-# %% ../../nbs/app/73_config.ipynb #b24e9cfe
+# %% ../../nbs/app/73_config.ipynb #ba63d059
 def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # The same with all defaults
     "Check a config and complete it; raises `QuantizerError` naming the key or value that is wrong"
     cfg = check_options(Config, deepcopy(cfg), '')
     plugins = _load_plugins(cfg)
-    features,extractor = _check_features(cfg['features'])
+    features,extractor = check_features(cfg['features'])
     res = dict(seed=cfg['seed'], data=check_data(cfg['data']), features=features)
     res['model'] = check_model(_fill_in_dim(cfg['model'], extractor.dim))
     res['train'] = check_train(cfg['train'])

@@ -7,12 +7,12 @@ Docs: https://quantizer-dev.github.io/quantizer/app/run.html.md"""
 # %% auto #0
 __all__ = ['Run', 'open_run', 'WriteSettings', 'print_row', 'measure_run', 'report_run', 'train_run']
 
-# %% ../../nbs/app/78_run.ipynb #15299e2c
+# %% ../../nbs/app/78_run.ipynb #1d5ad4b0
 import json, math, os, signal, sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-import pandas as pd, yaml
+import pandas as pd
 from fastai.callback.core import Callback
 from fastai.callback.progress import ShowGraphCallback
 from fastcore.basics import patch
@@ -32,7 +32,7 @@ from ..data.store import FeatureStore
 from ..evaluate.measure import evaluate, kmeans_baseline, kmeans_model
 from ..models.autoencoder import objective_classes
 from ..tokens.tokenizer import Tokenizer
-from ..train.checkpoint_files import load_checkpoint
+from ..train.checkpoint_files import load_checkpoint, step_checkpoints
 from ..train.learner import SpeechLearner, get_model
 from ..train.stopping import Interrupted, StopSignals
 
@@ -68,7 +68,7 @@ def _make_paths_absolute(cfg):
         cfg['plugins'] = [str(Path(o).absolute()) if o.endswith('.py') else o for o in cfg['plugins']]
     return cfg
 
-# %% ../../nbs/app/78_run.ipynb #f7f806fe
+# %% ../../nbs/app/78_run.ipynb #a507f154
 def open_run(
     source:str|Path|None, # Config, or `None` for the config of the run that is resumed
     out:Path, # Run folder
@@ -83,7 +83,7 @@ def open_run(
         raise QuantizerError(f"{out}: holds no run to resume; give a config to start one")
     stored = out/'config.yaml'
     cfg = _make_paths_absolute(load_config(stored if source is None else source, changes))
-    changed = config_changes(yaml.safe_load(stored.read_text()), cfg, override) if resuming else []
+    changed = config_changes(load_config(stored), cfg, override) if resuming else []
     return Run(out, cfg, resuming, changed, override, progress)
 
 # %% ../../nbs/app/78_run.ipynb #207caa06
@@ -125,13 +125,13 @@ def build_learner(self:Run,
         write_settings(self.out, self.cfg, self.store)
     self.learn.run_log.notes = self.first_events()
 
-# %% ../../nbs/app/78_run.ipynb #c18db8d9
+# %% ../../nbs/app/78_run.ipynb #cc9ac10a
 @patch
 def first_events(self:Run):
     "Entries of `events.csv` with which the run starts or continues"
-    if self.resuming:
-        return [('config', o) for o in self.changes]
-    return [('started', f"{self.cfg['train']['epochs']} epochs of {len(self.learn.dls.train)} steps")]
+    changes = [('config', o) for o in self.changes]
+    if self.resuming and step_checkpoints(self.out/'checkpoints'): return changes
+    return [*changes, ('started', f"{self.cfg['train']['epochs']} epochs of {len(self.learn.dls.train)} steps")]
 
 # %% ../../nbs/app/78_run.ipynb #02329ace
 @patch
@@ -251,11 +251,13 @@ def _valid_part(corpus, store):
     usable = set(store.index.id)
     return corpus.select([i for i in range(len(corpus)) if corpus.id(i) in usable]).part('valid')
 
-# %% ../../nbs/app/78_run.ipynb #ec21580b
+# %% ../../nbs/app/78_run.ipynb #42374509
 def _fit_kmeans(cfg, store, tokenizer):
     "K-means with the codes and token rate of the tokenizer: a tokenizer and its measures, or two `None`"
     if tokenizer.num_codebooks > 1: return None,None
-    block,model = kmeans_model(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed'])
+    fitted = kmeans_model(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed'])
+    if fitted is None: return None,None
+    block,model = fitted
     measures = kmeans_baseline(store, model)
     if not measures: return None,None
     return Tokenizer(dict(features=cfg['features'], model=block), model),measures
@@ -274,7 +276,8 @@ def measure_run(cfg, corpus, store, tokenizer):
         measures['k-means'] = baseline_measures
     texts = None
     for o in objective_classes(cfg['model']['losses']):
-        found,texts = o.measure(tokenizers, valid)
+        found,examples = o.measure(tokenizers, valid)
+        if examples is not None: texts = examples
         for column,values in found.items():
             measures.setdefault(column, {}).update(values)
     return measures,valid,texts

@@ -214,21 +214,25 @@ def _last_row(table):
     row = table.recent[-1] if table.recent else {}
     return {name:value if _is_number(value) else None for name,value in row.items()}
 
-# %% ../../nbs/app/79_watch.ipynb #761787f9
-def _book_usage(counts, points):
-    "The curve of one codebook, its most frequent code first"
+# %% ../../nbs/app/79_watch.ipynb #438a0440
+def _book_usage(counts, size, points):
+    "The curve of one codebook, its most frequent code first; of a large one a dict holds the codes that occur"
+    if isinstance(counts, dict): counts = [*counts.values()]
+    else: size = len(counts)
     counts = np.sort(np.array(counts, float))[::-1]
-    size = len(counts)
     shown = np.unique(np.linspace(0, size-1, min(size, points)).round().astype(int))
-    return dict(size=size, unused=int((counts == 0).sum()), x=_rounded(100*(shown+0.5)/size),
-        y=_rounded(counts[shown]*size/max(1, counts.sum())))
+    heights = np.append(counts, 0)[np.minimum(shown, len(counts))]
+    return dict(size=size, unused=size-int((counts > 0).sum()), x=_rounded(100*(shown+0.5)/size),
+        y=_rounded(heights*size/max(1, counts.sum())))
 
-# %% ../../nbs/app/79_watch.ipynb #0aa397e6
+# %% ../../nbs/app/79_watch.ipynb #1719510c
 def _code_usage(text, points=600):
     "What the page shows of `codes.json`"
     codes = json.loads(text)
     books = codes['counts']
-    return dict(step=codes.get('step'), books=[_book_usage(o, max(50, points//len(books))) for o in books])
+    sizes = codes.get('sizes') or [0]*len(books)
+    points = max(50, points//len(books))
+    return dict(step=codes.get('step'), books=[_book_usage(o, size, points) for o,size in zip(books, sizes)])
 
 # %% ../../nbs/app/79_watch.ipynb #1c497c6c
 def _status(run, steps, log, events, epochs):

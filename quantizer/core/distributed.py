@@ -31,7 +31,7 @@ def rank()->int:
     "Number of this process; 0 without a process group"
     return dist.get_rank() if world_size() > 1 else 0
 
-# %% ../../nbs/core/06_distributed.ipynb #mo060001
+# %% ../../nbs/core/06_distributed.ipynb #617c831f
 def all_reduce_sum(
     x:Tensor, # The same shape on every rank
     sync:bool=True, # `False`: this rank alone
@@ -39,7 +39,7 @@ def all_reduce_sum(
     "Sum of `x` over all ranks"
     if not sync or world_size() == 1: return x.detach()
     x = x.detach().clone()
-    dist.all_reduce(x)
+    dist.all_reduce(x, group=_group.control if x.is_sparse else None) # NCCL has no sparse tensors
     return x
 
 # %% ../../nbs/core/06_distributed.ipynb #005a47c1

@@ -86,13 +86,22 @@ def identity(self:FeatureExtractor)->dict:
     "What the features depend on"
     return self.settings
 
-# %% ../../nbs/data/14_features.ipynb #11a10005
+# %% ../../nbs/data/14_features.ipynb #6cf96849
+@patch
+def _check_wav(self:FeatureExtractor, wav):
+    "Refuse what is no batch of waveforms"
+    if isinstance(wav, Tensor) and wav.is_floating_point() and wav.ndim == 2 and len(wav): return
+    got = f'{wav.dtype} of shape {tuple(wav.shape)}' if isinstance(wav, Tensor) else type(wav).__name__
+    raise QuantizerError(f"{self.name}: got {got}, expected a tensor of floats (B, S)")
+
+# %% ../../nbs/data/14_features.ipynb #b45e8e5b
 @patch
 def forward(self:FeatureExtractor,
     wav:Tensor, # `(B,S)` at `sample_rate`
     lengths:Tensor|None=None, # `(B,)` real samples of each item; all of them by default
 )->tuple[Tensor,Tensor]: # Features `(B,T,D)`, zero where padded, and their mask `(B,T)`
     "Extract features; raises `QuantizerError` if an item is shorter than one frame"
+    self._check_wav(wav)
     if lengths is None:
         lengths = torch.full((len(wav),), wav.shape[1], device=wav.device)
     shortest = int(lengths.min())
@@ -166,17 +175,23 @@ def in_chunks(self:FrontEnd, x:Tensor, n:int)->Tensor:
     "Features `(...,T,D)` of windows `(...,T,win_length)`, `n` frames at a time"
     return torch.cat([self.values(self.energies(o)) for o in x.split(n, -2)], -2)
 
-# %% ../../nbs/data/14_features.ipynb #scc30c10
+# %% ../../nbs/data/14_features.ipynb #199eb2b2
 @patch
 def frames(self:FrontEnd, wav:Tensor, lengths:Tensor, mask:Tensor)->Tensor:
     "`(B,T,D)` features of waveforms `(B,S)`"
     T = mask.shape[1]
-    x = self.padded(wav, lengths).unfold(1, self.win_length, self.hop_length)[:,:T]
+    x = self.padded(wav.to(self.window.dtype), lengths).unfold(1, self.win_length, self.hop_length)[:,:T]
     if x.device.type != 'cpu':
         return self.finish(self.in_chunks(x, max(1, 2**17//len(x))), mask)
     items = [self.in_chunks(o[:n], 256) for o,n in zip(x, mask.sum(1).tolist())]
     items = [o if len(o) == T else nn.functional.pad(o, (0, 0, 0, T-len(o))) for o in items]
     return self.finish(items[0][None] if len(items) == 1 else torch.stack(items), mask)
+
+# %% ../../nbs/data/14_features.ipynb #6a9fcedb
+def _check_bands(win_length, fewest=1, **bands):
+    "Refuse sizes that no filter bank has, before it takes memory"
+    check_range(1, 2**15, win_length=win_length)
+    check_range(fewest, min(1024, win_length//2), **bands)
 
 # %% ../../nbs/data/14_features.ipynb #1f273c39
 def _hann_mel(extractor, n_mels, **kwargs):
@@ -185,7 +200,7 @@ def _hann_mel(extractor, n_mels, **kwargs):
     filters = melscale_fbanks(n_freqs, 0., sr//2, n_mels, sr, **kwargs)
     return torch.hann_window(extractor.win_length),filters
 
-# %% ../../nbs/data/14_features.ipynb #sc168973
+# %% ../../nbs/data/14_features.ipynb #34037ed6
 @FEATURES.register('logmel')
 class LogMel(FrontEnd):
     "Log-mel spectrogram, with torchaudio's values"
@@ -197,7 +212,7 @@ class LogMel(FrontEnd):
         hop_length:int=160, # Samples from frame to frame
     ):
         super().__init__(sample_rate, win_length, hop_length)
-        check_range(1, win_length//2, n_mels=n_mels)
+        _check_bands(win_length, n_mels=n_mels)
         self.n_mels = self.dim = n_mels
         self.set_bank(*_hann_mel(self, n_mels))
     def values(self, bands): return (bands + 1e-6).log()
@@ -217,7 +232,7 @@ def deltas(
     norm = 2*sum(k*k for k in range(1, n+1))
     return sum(k/norm*(x[:,n+k:n+k+T]-x[:,n-k:n-k+T]) for k in range(1, n+1))
 
-# %% ../../nbs/data/14_features.ipynb #c2e40870
+# %% ../../nbs/data/14_features.ipynb #ee8e0220
 @FEATURES.register('mfcc')
 class MFCC(FrontEnd):
     "Mel-frequency cepstral coefficients and their deltas, with torchaudio's values"
@@ -230,7 +245,7 @@ class MFCC(FrontEnd):
         hop_length:int=160, # Samples from frame to frame
     ):
         super().__init__(sample_rate, win_length, hop_length)
-        check_range(1, win_length//2, n_mels=n_mels, n_mfcc=n_mfcc)
+        _check_bands(win_length, n_mels=n_mels, n_mfcc=n_mfcc)
         check_range(0, 4, deltas=deltas)
         if n_mfcc > n_mels:
             raise QuantizerError(f"n_mfcc is {n_mfcc}: there cannot be more coefficients "
@@ -270,7 +285,7 @@ class WhisperLogMel(FrontEnd):
         loudest = feats.masked_fill(~mask[...,None], -math.inf).amax((1,2), keepdim=True)
         return (feats.maximum(loudest-8) + 4)/4
 
-# %% ../../nbs/data/14_features.ipynb #cb160a04
+# %% ../../nbs/data/14_features.ipynb #5219fb7f
 @FEATURES.register('fbank')
 class FBank(FrontEnd):
     "Kaldi's log-mel filter bank, without dither"
@@ -284,7 +299,7 @@ class FBank(FrontEnd):
     ):
         super().__init__(sample_rate, win_length, hop_length)
         check_range(100, math.inf, sample_rate=sample_rate)
-        check_range(4, win_length//2, n_mels=n_mels)
+        _check_bands(win_length, 4, n_mels=n_mels)
         check_range(1, win_length, hop_length=hop_length)
         if scale <= 0:
             raise QuantizerError(f"scale is {scale:g}: expected more than 0")

@@ -7,13 +7,13 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/measure.html.md"""
 # %% auto #0
 __all__ = ['evaluate', 'kmeans_model', 'kmeans_baseline']
 
-# %% ../../nbs/evaluate/49_measure.ipynb #05408cc7
+# %% ../../nbs/evaluate/49_measure.ipynb #280f7e15
 import numpy as np, torch
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, name_file
 from ..data.corpus import Corpus
 from ..data.store import FeatureStore
-from .health import codebook_health, count_codes, verdict
+from .health import codebook_health, count_codes, counts_to_json, verdict
 from .phonetic import word_purity
 from .signal import NRE
 from ..models.autoencoder import MAX_CHUNK_FRAMES, SpeechQuantizer, build_model, check_model
@@ -38,11 +38,11 @@ class _Evaluation:
         self.codes.append(codes[0].cpu())
         self.words.append(word)
 
-# %% ../../nbs/evaluate/49_measure.ipynb #a1fcb125
+# %% ../../nbs/evaluate/49_measure.ipynb #ae76852e
 @patch
 def measures(self:_Evaluation, token_rate):
     sizes = self.model.quantizer.codebook_sizes
-    counts = sum(count_codes(o, max(sizes)) for o in self.codes)
+    counts = count_codes(torch.cat(self.codes), max(sizes))
     health = codebook_health(counts, token_rate, sizes)
     single = [(codes[:,0], word) for codes,word in zip(self.codes, self.words) if word and ' ' not in word]
     several = len({word for _,word in single}) > 1
@@ -55,7 +55,7 @@ def measures(self:_Evaluation, token_rate):
         word_purity_chance=chance,
         verdict=verdict(health),
         recordings=len(self.codes),
-        counts=counts.tolist())
+        counts=counts_to_json(counts))
 
 # %% ../../nbs/evaluate/49_measure.ipynb #ad7d3b35
 @torch.no_grad()
@@ -91,7 +91,7 @@ def _stack_frames(x, downsample):
     T,D = x.shape
     return x[:T//downsample*downsample].reshape(-1, downsample*D)
 
-# %% ../../nbs/evaluate/49_measure.ipynb #4124a012
+# %% ../../nbs/evaluate/49_measure.ipynb #f830f4e2
 def kmeans_model(
     store:FeatureStore, # With a split
     codebook_size:int, # `K`
@@ -99,15 +99,15 @@ def kmeans_model(
     iters:int=30, # Iterations of k-means
     max_vectors:int=200_000, # Fit on at most this many vectors, of recordings drawn at random
     seed:int=0, # Seed of the draws and of k-means
-)->tuple[dict,SpeechQuantizer]|None: # `model` block of a config, and model; `None` if no recording fills a token
+)->tuple[dict,SpeechQuantizer]|None: # `model` block of a config, and model; `None` with fewer vectors than codes
     "Fit k-means to stacked frames of the training part"
     mean,std = store.mean_std(store.part('train'))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         items = _draw_recordings(store, downsample, max_vectors)
         vectors = torch.cat([_stack_frames((store.read(i)-mean)/std, downsample) for i in items])
-        if not len(vectors): return None
         sample = torch.randperm(len(vectors))[:max_vectors]
+        if len(sample) < codebook_size: return None
         centres = kmeans(vectors[sample], codebook_size, iters)
         quantizer = dict(name='vq', dim=centres.shape[1], codebook_size=codebook_size, codebook='frozen')
         encoder = dict(name='stack', downsample=downsample)

@@ -32,17 +32,18 @@ def plot_curves(
         ax.legend()
     return fig
 
-# %% ../../nbs/evaluate/50_plots.ipynb #fd976923
+# %% ../../nbs/evaluate/50_plots.ipynb #ceaa8b8f
 def plot_usage(
-    counts, # `(Q,K)`, from `count_codes`
+    counts, # `(Q,K)`, as lists, or as dicts of the codes that occur
 )->Figure:
     "Share of tokens of each code, the most frequent first"
     fig = Figure(figsize=(11,2.4))
     ax = fig.subplots()
-    for q,n in enumerate(np.asarray(counts)):
+    for q,n in enumerate(counts):
+        n = np.asarray([*n.values()] if isinstance(n, dict) else n)
         shares = np.sort(n)[::-1]/max(1, n.sum())
         ax.fill_between(range(len(n)), shares, step='mid', alpha=0.7, label=f'codebook {q+1}')
-    ax.axhline(1/len(n), color='k', lw=0.6, ls=':', label='equal use')
+    ax.axhline(1/max(1, len(n)), color='k', lw=0.6, ls=':', label='equal use')
     ax.set(xlabel='code, most frequent first', ylabel='share of tokens', xlim=(0, len(n)-1))
     ax.legend()
     return fig

@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/autoencoder.html.md"""
 __all__ = ['MAX_CHUNK_FRAMES', 'Reconstruction', 'SpeechQuantizer', 'Chunk', 'merge_loss_weights', 'objective_classes',
            'check_model', 'build_model', 'add_objectives']
 
-# %% ../../nbs/models/39_autoencoder.ipynb #714f4ea7
+# %% ../../nbs/models/39_autoencoder.ipynb #acf2e7e4
 import inspect, math
 from copy import deepcopy
 from dataclasses import dataclass, field, make_dataclass
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core.distributed import all_reduce_sum
 from ..core.errors import QuantizerError, nearest_name
 from ..core.options import check_block, check_options, parse_number
-from .backbones import DECODERS, ENCODERS, Decoder, Encoder
+from .backbones import DECODERS, ENCODERS, Decoder, Encoder, FixedBuffers
 from .objectives import LOSSES, FrameObjective
 from ..quantizers.base import NO_CODE, QUANTIZERS, Quantizer, Schedulable
 from ..quantizers.residual import check_inner, inner_block
@@ -39,8 +39,8 @@ class Reconstruction:
     frames:Tensor # Scalar: real frames that losses are averaged over; in training, those of all processes
     counts:dict = field(default_factory=dict) # Name -> the same for losses that are averaged over something else
 
-# %% ../../nbs/models/39_autoencoder.ipynb #887c3727
-class SpeechQuantizer(nn.Module, Schedulable):
+# %% ../../nbs/models/39_autoencoder.ipynb #4dbc8cfd
+class SpeechQuantizer(FixedBuffers, Schedulable):
     "Encoder, quantizer and decoder, with their losses"
     def __init__(self,
         encoder:Encoder, # Features to vectors
@@ -63,11 +63,12 @@ class SpeechQuantizer(nn.Module, Schedulable):
         return (feats-self.mean)/self.std
     def denormalise(self, x): return x*self.std+self.mean
 
-# %% ../../nbs/models/39_autoencoder.ipynb #293598ea
+# %% ../../nbs/models/39_autoencoder.ipynb #d5f309a6
 @patch
 def codec_state(self:SpeechQuantizer)->dict: # Name -> tensor
-    "The state without that of objectives: all that a tokenizer needs"
-    return {k:v for k,v in self.state_dict().items() if not k.startswith('objectives.')}
+    "The state without that of objectives, in float32: all that a tokenizer needs"
+    state = {k:v for k,v in self.state_dict().items() if not k.startswith('objectives.')}
+    return {k:v.float() if v.is_floating_point() else v for k,v in state.items()}
 
 # %% ../../nbs/models/39_autoencoder.ipynb #mo340004
 @patch(as_prop=True)
@@ -151,7 +152,7 @@ def chunks(self:SpeechQuantizer,
         res.append(Chunk(start, min(n, first+size+radius), first-start, last-start))
     return res
 
-# %% ../../nbs/models/39_autoencoder.ipynb #a3d6f466
+# %% ../../nbs/models/39_autoencoder.ipynb #e80af37f
 @patch
 @torch.no_grad()
 def encode(self:SpeechQuantizer,
@@ -161,15 +162,14 @@ def encode(self:SpeechQuantizer,
     "Features to tokens"
     if mask is None:
         mask = torch.ones(feats.shape[:2], dtype=torch.bool, device=feats.device)
-    vectors,masks = [],[]
+    codes = []
     for c in self.chunks(feats.shape[1], self.encoder):
         z,token_mask = self.encoder(self.normalise(feats[:,c.start:c.end]), mask[:,c.start:c.end])
         keep = slice(c.keep_from//self.downsample, c.keep_to//self.downsample)
-        vectors.append(z[:,keep])
-        masks.append(token_mask[:,keep])
-    return self.quantizer.encode(torch.cat(vectors, 1), torch.cat(masks, 1))
+        codes.append(self.quantizer.encode(z[:,keep], token_mask[:,keep]))
+    return torch.cat(codes, 1)
 
-# %% ../../nbs/models/39_autoencoder.ipynb #mo340009
+# %% ../../nbs/models/39_autoencoder.ipynb #e2387884
 @patch
 @torch.no_grad()
 def decode(self:SpeechQuantizer,
@@ -180,12 +180,11 @@ def decode(self:SpeechQuantizer,
     token_mask = codes[...,0] != NO_CODE
     if mask is None:
         mask = token_mask.repeat_interleave(self.downsample, 1)
-    z = self.quantizer.decode(codes)
     parts = []
     for c in self.chunks(mask.shape[1], self.decoder):
         tokens = slice(c.start//self.downsample, -(-c.end//self.downsample))
         real = mask[:,c.start:c.end]
-        y = self.decoder(z[:,tokens], token_mask[:,tokens], real)
+        y = self.decoder(self.quantizer.decode(codes[:,tokens]), token_mask[:,tokens], real)
         feats = self.denormalise(y)*real[...,None]
         parts.append(feats[:,c.keep_from:c.keep_to])
     return torch.cat(parts, 1)

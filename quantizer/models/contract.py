@@ -6,9 +6,10 @@ Docs: https://quantizer-dev.github.io/quantizer/models/contract.html.md"""
 
 # %% auto #0
 __all__ = ['check_lengths', 'check_padding_invariance', 'check_receptive_radius', 'check_gradients', 'check_packed_rows',
-           'check_backbone']
+           'check_other_types', 'check_backbone']
 
-# %% ../../nbs/models/41_contract.ipynb #mo380006
+# %% ../../nbs/models/41_contract.ipynb #3cef0695
+from copy import deepcopy
 import torch
 from torch import nn
 from ..core.tensors import lengths_to_mask
@@ -125,8 +126,18 @@ def check_packed_rows(part, dim_in, dim_out):
         alone,_ = _run(part, x[:,inputs], mask[:,frames])
         _assert_same(y[:,outputs], alone, 'the output of a recording depends on another one in its row')
 
-# %% ../../nbs/models/41_contract.ipynb #mo380026
-_CHECKS = check_lengths, check_padding_invariance, check_receptive_radius, check_gradients, check_packed_rows
+# %% ../../nbs/models/41_contract.ipynb #8b59df92
+def check_other_types(part, dim_in, dim_out):
+    "The output of a part in another type is that in float32, to rounding"
+    x,mask = _batch(part, dim_in)
+    y = _run(part, x, mask)[0].detach()
+    for dtype,tolerance in ((torch.float64, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 0.03)):
+        cast = _run(deepcopy(part).to(dtype), x, mask)[0].detach()
+        error = float((cast.double()-y).abs().max()/(1+y.abs().max()))
+        assert error < tolerance, f'in {dtype} the output differs by {error:.2g} of its size'
+
+# %% ../../nbs/models/41_contract.ipynb #389dea1d
+_CHECKS = check_lengths, check_padding_invariance, check_receptive_radius, check_gradients, check_packed_rows, check_other_types
 
 # %% ../../nbs/models/41_contract.ipynb #6ef0e8d8
 def check_backbone(

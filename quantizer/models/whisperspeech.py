@@ -89,7 +89,7 @@ def _check_length(self:WhisperSpeechDecoder, tokens, frames):
     raise QuantizerError(f"got {tokens} tokens: the 'whisperspeech' decoder has positions for {FRAMES} frames, "
         f"{most} tokens; cut the recording")
 
-# %% ../../nbs/models/40_whisperspeech.ipynb #mpf629e1
+# %% ../../nbs/models/40_whisperspeech.ipynb #10efb2e5
 @patch
 def states(self:WhisperSpeechDecoder,
     z:Tensor, # `(B,T',dim_in)` vectors
@@ -102,7 +102,7 @@ def states(self:WhisperSpeechDecoder,
         mask = token_mask.repeat_interleave(self.downsample, 1)
     self._check_length(z.shape[1], mask.shape[1])
     real = F.pad(mask, (0,FRAMES-mask.shape[1]))[...,None]
-    frames = z.repeat_interleave(self.downsample, 1)
+    frames = self.cast(z).repeat_interleave(self.downsample, 1)
     frames = F.pad(frames, (0,0,0,FRAMES-frames.shape[1]))
     x = torch.where(real, frames, self.padding) + self.positions
     turns = rotary_angles(FRAMES, self.freqs)

@@ -114,7 +114,7 @@ def check_gradient(q):
     g = _grad(q.train()(z, mask).loss)
     assert g.isfinite().all() and (g[mask] != 0).any(), 'the loss has a gradient for z'
 
-# %% ../../nbs/quantizers/34_contract.ipynb #c57c8614
+# %% ../../nbs/quantizers/34_contract.ipynb #bd28b1b6
 def check_precision(q):
     "Under bfloat16 autocast the codebook stays float32, and so do codes and state"
     z,mask = _batch(q.dim)
@@ -128,6 +128,10 @@ def check_precision(q):
     with bf16: q.train()(z.bfloat16(), mask)
     assert types == {k:v.dtype for k,v in q.state_dict().items()}, 'state keeps its types'
     res = q.eval()(z, mask)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        cast = q(z.to(dtype), mask)
+        assert torch.equal(cast.codes, q.encode(z.to(dtype).float(), mask)), 'vectors of any type are quantized in float32'
+        assert torch.equal(cast.z_q, q.decode(cast.codes).to(dtype)), 'decode gives z_q in float32'
     with bf16: cast = q(z, mask)
     assert torch.equal(res.codes, cast.codes) and torch.equal(res.loss, cast.loss), 'autocast changes nothing'
 

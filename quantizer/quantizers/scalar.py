@@ -185,16 +185,18 @@ def _pattern_probs(p):
         res = torch.cat([res*(1-bit), res*bit], 1)
     return res
 
-# %% ../../nbs/quantizers/29_scalar.ipynb #d4ba5c7a
+# %% ../../nbs/quantizers/29_scalar.ipynb #81c82e71
 def bit_entropies(
     logits:Tensor, # `(N,d)` log-odds of each bit being 1
     sync:bool=True, # Over the vectors of all ranks
-)->tuple[Tensor,Tensor]: # Mean entropy of a vector's code, and entropy of the mean over all vectors, in nats
+    of_mean:bool=True, # Compute the second entropy? It holds a table of `2^d` numbers
+)->tuple[Tensor,Tensor]: # Mean entropy of a vector's code, and entropy of the mean over all vectors or 0, in nats
     "Both entropies of codes made of independent bits, exactly, without the `(N,2^d)` table"
     p = torch.sigmoid(logits)
     half = logits.shape[1]//2
     bit_entropy = F.softplus(logits) - p*logits
     code_entropy = global_average(bit_entropy.sum(), len(p), sync)
+    if not of_mean: return code_entropy, torch.zeros_like(code_entropy)
     first = _pattern_probs(p[:,:half])
     second = _pattern_probs(p[:,half:])
     mean = global_average(first.T @ second, len(p), sync)
@@ -243,12 +245,14 @@ def _project(self:LFQ, x):
 def _sign_codes(self:LFQ, z):
     return ((z > 0)*self.bit_values).sum(1, keepdim=True)
 
-# %% ../../nbs/quantizers/29_scalar.ipynb #f9b911a3
+# %% ../../nbs/quantizers/29_scalar.ipynb #626509d2
 @patch
 def quantize(self:LFQ, x, batch_index):
     z = self._project(x)
     q = torch.where(z > 0, self.scale, -self.scale)
-    code_entropy,mean_entropy = bit_entropies(4*self.beta*self.scale*z, self.training)
+    if self.gamma and self.codebook_size > 2**28:
+        self._refuse(f"a loss over {self.codebook_size:,} codes", "at most 2^28 codes, or diversity_gamma: 0")
+    code_entropy,mean_entropy = bit_entropies(4*self.beta*self.scale*z, self.training, self.gamma > 0)
     losses = dict(
         entropy=code_entropy-self.gamma*mean_entropy,
         commitment=global_mse(z, q, self.training))

@@ -7,9 +7,10 @@ Docs: https://quantizer-dev.github.io/quantizer/tokens/files.html.md"""
 # %% auto #0
 __all__ = ['save_tokens', 'load_tokens', 'encode_paths', 'decode_file']
 
-# %% ../../nbs/tokens/43_files.ipynb #d7a0e1fd
+# %% ../../nbs/tokens/43_files.ipynb #39ef40c8
 import re
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 import soundfile as sf, torch
 from safetensors import SafetensorError, safe_open
@@ -57,7 +58,7 @@ def load_tokens(
             f"{tokenizer.codebook_size:,} codes: encode the recordings again")
     return {name:tensor.long() for name,tensor in codes.items()}
 
-# %% ../../nbs/tokens/43_files.ipynb #b0db845b
+# %% ../../nbs/tokens/43_files.ipynb #94e1d7b3
 def _recordings(path, sample_rate):
     "`(name, file, function that reads it)` of each recording at `path`, and recordings to skip: name -> reason"
     from quantizer.data.corpus import Corpus, MANIFESTS, join_path
@@ -65,7 +66,7 @@ def _recordings(path, sample_rate):
     is_sample = path == 'sample'
     is_table = str(path).lower().endswith((*MANIFESTS, *LHOTSE, '.tar'))
     if not (is_sample or is_table or Path(path).is_dir()):
-        return [(str(path), path, partial(load_audio, path, sample_rate))],{}
+        return [(escape_path(path), path, partial(load_audio, path, sample_rate))],{}
     c = Corpus.load(path)
     names = [c.id(i) if is_sample else escape_path(join_path(c.root, c.id(i))) for i in range(len(c))]
     return [(name, c.file(i), partial(c.audio, i, sample_rate)) for i,name in enumerate(names)],c.problems
@@ -89,12 +90,21 @@ def encode_paths(
         first = f"none of {len(problems)} recordings can be used; the first: {first}"
     raise QuantizerError(first)
 
-# %% ../../nbs/tokens/43_files.ipynb #70c0c7b8
-def _write_sounds(tokenizer, feats, folder):
-    for i,(name,x) in enumerate(feats.items()):
+# %% ../../nbs/tokens/43_files.ipynb #8c80cd65
+def _file_stems(names):
+    "A file name without suffix for each recording; they differ in more than case"
+    stems,taken = [],set()
+    for i,name in enumerate(names):
         stem = re.sub(r'\.\w+$', '', name)
         stem = re.sub(r'[^\w.-]+', '_', stem)[-80:].strip('._') or 'recording'
-        if (folder/f'{stem}.wav').exists(): stem += f'-{i}'
+        choices = chain([stem], (f'{stem}-{k}' for k in count(i)))
+        stems.append(next(o for o in choices if o.casefold() not in taken))
+        taken.add(stems[-1].casefold())
+    return stems
+
+# %% ../../nbs/tokens/43_files.ipynb #481eea5c
+def _write_sounds(tokenizer, feats, folder):
+    for stem,x in zip(_file_stems(feats), feats.values()):
         sf.write(folder/f'{stem}.wav', tokenizer.to_audio(x).numpy(), tokenizer.sample_rate)
 
 # %% ../../nbs/tokens/43_files.ipynb #6226f6b0

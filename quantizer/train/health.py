@@ -17,7 +17,7 @@ from ..evaluate.signal import NRE
 from ..core.distributed import all_reduce_sum, world_size, rank
 from .callback import Callback
 
-# %% ../../nbs/train/55_health.ipynb #59cfecae
+# %% ../../nbs/train/55_health.ipynb #8164ad6a
 class CodebookHealth(Callback):
     "Count codes; `health` and `verdict` describe the last validation"
     order = 40 # before the Recorder reads the metrics
@@ -29,8 +29,10 @@ class CodebookHealth(Callback):
         self.counts = self.window = None # Counts of validation codes; of training codes since the last `take`
     def before_fit(self): self.window = None
     def before_validate(self): self.counts = None
-    def before_batch(self):
-        self.sizes = get_model(self.learn.model).quantizer.codebook_sizes
+    @property
+    def sizes(self)->list:
+        "Size of each codebook"
+        return get_model(self.learn.model).quantizer.codebook_sizes
     @property
     def verdict(self)->str:
         "One sentence about the last validation"
@@ -58,26 +60,33 @@ def after_validate(self:CodebookHealth):
     self.counts = all_reduce_sum(self.counts)
     self.health = codebook_health(self.counts, self.token_rate, self.sizes)
 
-# %% ../../nbs/train/55_health.ipynb #mo550004
+# %% ../../nbs/train/55_health.ipynb #ffa82ee0
 @patch
 def take(self:CodebookHealth)->dict: # As from `codebook_health`
     "Health of the training codes since the last call; all processes must call it together"
-    counts = self.window
-    if counts is None:
-        counts = torch.zeros(len(self.sizes), max(self.sizes), dtype=torch.long)
-    self.window = torch.zeros_like(counts)
-    return codebook_health(all_reduce_sum(counts), self.token_rate, self.sizes)
+    sizes = self.sizes
+    nothing = count_codes(torch.zeros(0, len(sizes), dtype=torch.long), max(sizes))
+    counts = nothing if self.window is None else self.window
+    self.window = nothing.to(counts.device)
+    return codebook_health(all_reduce_sum(counts), self.token_rate, sizes)
 
-# %% ../../nbs/train/55_health.ipynb #mpec9b53
+# %% ../../nbs/train/55_health.ipynb #d41d0c98
 @patch
 def state_dict(self:CodebookHealth):
-    return {} if self.window is None else dict(window=all_reduce_sum(self.window))
+    if self.window is None: return {}
+    total = all_reduce_sum(self.window)
+    if not total.is_sparse: return dict(window=total)
+    total = total.coalesce()
+    return dict(window=total.values(), window_index=total.indices().contiguous())
 
 @patch
 def load_state_dict(self:CodebookHealth, state):
     if 'window' not in state: return
-    device = next(self.model.parameters()).device
-    self.window = state['window'].to(device)*(rank() == 0)
+    window = state['window']*(rank() == 0)
+    if 'window_index' in state:
+        shape = len(self.sizes),max(self.sizes)
+        self.window = torch.sparse_coo_tensor(state['window_index'], window, shape, check_invariants=False).coalesce()
+    else: self.window = window.to(next(self.model.parameters()).device)
 
 # %% ../../nbs/train/55_health.ipynb #mo550006
 @patch

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/train/logging.html.md"""
 # %% auto #0
 __all__ = ['TIMINGS', 'CSVFile', 'Window', 'peak_mb', 'RunLog']
 
-# %% ../../nbs/train/56_logging.ipynb #72897233
+# %% ../../nbs/train/56_logging.ipynb #90ddcf57
 import csv, io, json, math, os, resource, sys, time, warnings
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.errors import QuantizerError
 from ..core.files import atomic_path
 from ..core.distributed import all_reduce_sum, rank
-from ..evaluate.health import verdict
+from ..evaluate.health import counts_to_json, verdict
 from ..evaluate.metrics import METRICS
 from .callback import Callback, in_fit
 from .loggers import LoggerGroup
@@ -261,12 +261,13 @@ def epoch_row(self:RunLog):
     self.check_collapse(health.health)
     self.try_to_write('codes.json', self.write_codes)
 
-# %% ../../nbs/train/56_logging.ipynb #56f20013
+# %% ../../nbs/train/56_logging.ipynb #11ad49cb
 @patch
 def write_codes(self:RunLog):
     "Write how often each code was used"
     health = self.codebook_health
-    data = dict(step=self.train_iter, epoch=self.epoch, sizes=health.sizes, counts=health.counts.tolist())
+    data = dict(step=self.train_iter, epoch=self.epoch, sizes=health.sizes,
+        counts=counts_to_json(health.counts))
     with atomic_path(self.path/'codes.json') as tmp:
         tmp.write_text(json.dumps(data))
 

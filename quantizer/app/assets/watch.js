@@ -205,7 +205,6 @@ class Sparkline {
 
 const charts = Object.fromEntries(['loss', 'nre', 'lr', 'usage', 'perplexity', 'codes'].map(id => [id, new Chart(id)]));
 const CARDS = ['step_s', 'data_wait', 'frames_per_s', 'memory_mb', 'grad_norm', 'skipped'];
-const NOT_LOSSES = ['step', 'lr', 'grad_norm', 'skipped', 'usage', 'perplexity', 'step_s', 'data_wait', 'frames_per_s', 'memory_mb'];
 const cards = {};
 
 const bookColor = (i, n) => n < 7 ? 'c' + i : `hsl(${300 * i / n} 55% 52%)`;
@@ -238,7 +237,7 @@ function lastStep() {
 
 function showLoss() {
   const {steps, log} = data, select = $('which');
-  const names = ['loss', ...Object.keys(steps).filter(name => name !== 'loss' && !NOT_LOSSES.includes(name))];
+  const names = ['loss', ...Object.keys(steps).filter(name => name !== 'loss' && name !== 'step' && !(name in METRICS))];
   if (names.join() !== [...select.options].map(option => option.value).join()) {
     const chosen = select.value;
     select.replaceChildren();
