@@ -8,8 +8,10 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 import soundfile as sf
-from quantizer.all import Corpus, QuantizerError
+from quantizer.all import Corpus, FeatureStore, QuantizerError, Tokenizer, load_audio, load_tokens, probe, save_tokens
+from quantizer.app.cli import main
 
 # A text is read as its writer meant it, and a name that is not read is named
 
@@ -67,3 +69,32 @@ def test_one_line(tmp_path):
     (tmp_path/'m.csv').write_text('path,start_s\na.wav,"' + 'x\n\x1b[2J'*10**5 + '"\n')
     with pytest.raises(QuantizerError) as e: Corpus.load(tmp_path/'m.csv')
     assert len(str(e.value)) < 1100 and str(e.value).isprintable() and "m.csv: row 1: 'start_s' is" in str(e.value)
+
+# A tilde is the home folder
+
+def test_home(tmp_path, monkeypatch):
+    "Wherever a path is given: in a config, on the command line, to a function"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for i in range(4): (tmp_path/'speech').mkdir(exist_ok=True), sf.write(tmp_path/f'speech/{i}.wav', np.random.default_rng(i).normal(0, 0.1, 8000), 16000)
+    pd.DataFrame(dict(path=[f'speech/{i}.wav' for i in range(4)])).to_csv(tmp_path/'m.csv', index=False)
+    (tmp_path/'c.yaml').write_text('''
+data: {corpus: ~/speech, store: ~/store, batch_size: 2, crop_s: 0.2}
+features: {name: logmel, n_mels: 8}
+model: {encoder: {name: conv, width: 4}, quantizer: {name: vq, codebook_size: 4, dim: 4}, decoder: {name: conv, width: 4}, losses: {mse: 1}}
+train: {epochs: 1}''')
+    commands = [['features','~/c.yaml','--out','~/store'], ['train','~/c.yaml','data.valid=0.5','--out','~/run'],
+        ['train','~/c.yaml','data.corpus=~/m.csv','data.store=null','data.live=true','data.augment.noise.folder=~/speech','train.init_from=~/run','--out=~/second'], ['info','~/run'], ['info','~/store'], ['info','~/speech'],
+        ['encode','~/run','~/speech','~/m.csv','~/speech/0.wav','--out=~/t.safetensors'], ['decode','~/run','~/t.safetensors','--out=~/sound'], ['evaluate','~/run','~/speech','--out=~/m.json'], ['train','--resume','--out','~/run']]
+    for o in commands: assert main(o) == 0, o
+    assert {'run','second','store','t.safetensors','sound','m.json'} <= {o.name for o in tmp_path.iterdir()} and not (tmp_path/'~').exists()
+    cfg = yaml.safe_load((tmp_path/'second/config.yaml').read_text())
+    assert (cfg['data']['corpus'], cfg['data']['augment']['noise']['folder'], cfg['train']['init_from']) == (str(tmp_path/'m.csv'), str(tmp_path/'speech'), str(tmp_path/'run'))
+    tokenizer,c = Tokenizer.load('~/run'),Corpus.load('~/m.csv')
+    codes = load_tokens('~/t.safetensors', tokenizer)
+    for o in (tokenizer.encode('~/speech/0.wav'), tokenizer.encode(load_audio('~/speech/0.wav'), 16000), tokenizer.encode(c.audio(0), 16000)): assert (o == codes[f'{tmp_path}/speech/0.wav']).all()
+    assert len(FeatureStore('~/store')) == len(Corpus.from_folder('~/speech')) == 4 and probe('~/speech/0.wav').samples == 8000
+    tokenizer.save('~/copy')
+    save_tokens('~/u.safetensors', codes, tokenizer)
+    assert (tmp_path/'copy').is_dir() and (tmp_path/'u.safetensors').is_file()
+    with pytest.raises(QuantizerError, match='~no-such-user/x: no such'): Corpus.load('~no-such-user/x')

@@ -17,6 +17,7 @@ import numpy as np, torch, yaml
 from fastai.torch_core import set_seed
 from .config import check_features, extractor_from_config, load_config, read_config
 from ..core.errors import QuantizerError, explain_errors
+from ..core.files import expand_path
 from ..data.augment import Augment
 from ..data.corpus import Corpus
 from ..data.loaders import feature_loaders
@@ -154,7 +155,7 @@ def load_model(
     path:str|Path, # Run, checkpoint of a run, or tokenizer
 )->SpeechQuantizer: # On the CPU
     "The model of an earlier run with its weights; of a run, the best ones"
-    path = Path(path)
+    path = Path(expand_path(path))
     best = path/'checkpoints/best'
     if (path/'config.yaml').is_file() and best.is_dir():
         path = best

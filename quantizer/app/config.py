@@ -19,6 +19,7 @@ from typing import Annotated
 import torch, yaml
 from annotated_types import Interval
 from ..core.errors import QuantizerError, nearest_name
+from ..core.files import expand_path
 from ..core.options import check_block, check_options, option_parameters, options_schema
 from ..core.registry import load_plugin
 from ..data.features import FEATURES, FeatureExtractor
@@ -74,6 +75,7 @@ def _read_text(source):
     "The text of a packaged config or of a file"
     if source in config_names():
         return (files('quantizer')/'configs'/f'{source}.yaml').read_text()
+    source = expand_path(source)
     if not Path(source).is_file():
         names = config_names()
         raise QuantizerError(f"{source}: no such config{nearest_name(source, names)}; "

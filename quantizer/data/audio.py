@@ -9,7 +9,7 @@ __all__ = ['AUDIO_SUFFIXES', 'CODEC_SUFFIXES', 'MAX_PEAK', 'MAX_TAPS', 'MAX_UPSA
            'has_audio_suffix', 'AudioBytes', 'is_url', 'open_binary', 'AudioInfo', 'probe', 'check_samples',
            'parse_rate', 'resample', 'span_samples', 'load_audio', 'levels']
 
-# %% ../../nbs/data/08_audio.ipynb #070ba3bb
+# %% ../../nbs/data/08_audio.ipynb #52f0f6d8
 import io, math, os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ import numpy as np, soundfile as sf, torch
 from torch import Tensor
 from torchaudio.functional import resample as sinc_resample
 from ..core.errors import QuantizerError, escape_path, explain_errors, first_line
+from ..core.files import expand_path
 from .containers import MAGIC, LengthProblem, Pieces, read_at
 from .lengths import check_claim, find_streams
 from .mp3 import Mp3Stream
@@ -72,14 +73,14 @@ def _why_missing(src):
     if not is_broken_link: return 'no such file'
     return f'a link to {escape_path(os.readlink(src))}, which is not there'
 
-# %% ../../nbs/data/08_audio.ipynb #f3e066a2
+# %% ../../nbs/data/08_audio.ipynb #b9aae45f
 def open_binary(
     src:str|Path|AudioBytes, # File, URL or bytes
 ):
     "Open `src` for reading; raises `AudioError` naming it"
     if isinstance(src, AudioBytes):
         return io.BytesIO(src.data)
-    name = escape_path(src)
+    src,name = expand_path(src),escape_path(src)
     with explain_errors(f"{name}: cannot be opened", AudioError, kind='missing'):
         try: return _open_url(src) if is_url(src) else _open_file(src)
         except FileNotFoundError:
@@ -192,11 +193,11 @@ def _decode_checked(src, f, name):
         if isinstance(o, _CodecFile): o.count()
     return recording
 
-# %% ../../nbs/data/08_audio.ipynb #e9e54268
+# %% ../../nbs/data/08_audio.ipynb #6d3328af
 @contextmanager
 def _open_audio(src):
     "`src` as an open `_Recording`"
-    name = escape_path(str(src))
+    src,name = expand_path(src),escape_path(str(src))
     with open_binary(src) as f:
         try: audio = _decode_checked(src, f, name)
         except QuantizerError: raise

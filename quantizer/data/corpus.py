@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 from ..core.errors import QuantizerError, escape_path, explain_errors, nearest_name, unescape_path, warn_misspelt
+from ..core.files import expand_path
 from .audio import AUDIO_SUFFIXES, CODEC_SUFFIXES, AudioBytes
 from .audio import is_url, load_audio, open_binary
 from .folders import AudioSearch
@@ -279,6 +280,7 @@ def from_folder(cls:Corpus,
     path:str|Path, # Folder to search, with all its subfolders
 )->Corpus:
     "All audio files below `path`; links are followed"
+    path = expand_path(path)
     top,name = str(path),escape_path(path)
     if not Path(path).is_dir():
         raise QuantizerError(f"{name}: no such folder")
@@ -329,6 +331,7 @@ def from_manifest(cls:Corpus,
     rename:dict|None=None, # Column name in the manifest -> name here
 )->Corpus:
     "The recordings that a manifest lists"
+    path = expand_path(path)
     name,suffix = escape_path(path),os.path.splitext(path)[1].lower()
     with explain_errors(f"{name}: not a manifest that can be read"), warnings.catch_warnings():
         warnings.simplefilter('error', pd.errors.ParserWarning)

@@ -15,14 +15,14 @@ from pathlib import Path
 import fsspec, numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, explain_errors
-from ..core.files import atomic_path
+from ..core.files import atomic_path, expand_path
 from .audio import is_url
 
 # %% ../../nbs/data/17_store_files.ipynb #e02a7135
 class Folder:
     "Files of one folder, on this machine or at an fsspec address"
     def __init__(self, path:str|Path):
-        self.path,self.local = str(path),not is_url(path)
+        self.path,self.local = str(expand_path(path)),not is_url(path)
         try: self.fs,self.root = fsspec.core.url_to_fs(self.path)
         except (ValueError, ImportError) as e:
             raise QuantizerError(f"{path}: no such address can be opened ({str(e).splitlines()[0]})") from None
