@@ -1,4 +1,6 @@
 "Promises that other people's bug reports put to the test: each kind with the right value"
+import resource
+
 import pytest
 from quantizer.all import Checkpoint, QuantizerError, check_config
 from quantizer.app.config import Config, DataOptions, TrainOptions, read_config
@@ -67,12 +69,20 @@ def test_zero_and_less():
             assert (refused(key, name, 0) is None) == (where in ZERO), where
             assert refused(key, name, -1) or key == 'train.anneal.temperature', where
 
+@pytest.fixture
+def little_memory():
+    "At most 8 GB for this process"
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (8*2**30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
 SMALL = {'width':16, 'dim':8, 'codebook_size':8}
 
 @pytest.mark.slow
 @pytest.mark.parametrize('value', (0, -1, 2**31-1, 1e30, 1e-30))
 @pytest.mark.parametrize('key', [o for o in BLOCKS if numbers(o) and o.startswith(('features','model.encoder','model.quantizer','model.decoder'))])
-def test_class_refuses_or_works(key, value):
+def test_class_refuses_or_works(key, value, little_memory):
     "The numbers of a class: refused in one line, or it computes a batch"
     kind,name = key.split('=')
     for option,schema in numbers(key).items():
