@@ -243,6 +243,7 @@ def test_stopped_outside_of_the_training(args, tmp_path):
     resume(out)
     assert (out/'report.html').exists() and checkpoints(out)[-1] == 12
 
+@pytest.mark.slow # the signals as such are above, the command as a process of its own in test_cli.py
 def test_real_command(args, tmp_path):
     out = tmp_path/'run'
     p = popen('-m', 'quantizer', 'train', *args, 'train.epochs=100000', '--out', out)

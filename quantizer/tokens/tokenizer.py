@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from ..core.errors import QuantizerError, name_file
-from ..core.files import atomic_path
+from ..core.files import atomic_path, expand_path
 from ..core.tensors import fingerprint as hash_parts, pad_batch
 from ..data.audio import load_audio, resample
 from ..data.features import FEATURES
@@ -168,6 +168,7 @@ def save(self:Tokenizer,
     path:str|Path, # New folder
 ):
     "Write the tokenizer into a new folder; raises `QuantizerError` if it exists"
+    path = expand_path(path)
     if Path(path).exists():
         raise QuantizerError(f"{path}: exists already")
     weights = {name:tensor.detach().cpu().contiguous() for name,tensor in self.model.codec_state().items()}
@@ -194,7 +195,7 @@ def load(cls:Tokenizer,
     path:str|Path, # Folder that `save` wrote, or the folder of a run
 )->Tokenizer:
     "Read a tokenizer; raises `QuantizerError` if anything in the folder is missing or damaged"
-    path = Path(path)
+    path = Path(expand_path(path))
     if (path/'tokenizer'/'config.json').is_file():
         path = path/'tokenizer'
     if not (path/'config.json').is_file():
