@@ -49,7 +49,8 @@ class FeatureExtractor(nn.Module):
     def __init__(self, sample_rate:int, win_length:int, hop_length:int):
         super().__init__()
         self.sample_rate,self.win_length,self.hop_length = sample_rate,win_length,hop_length
-        check_range(1, 10**7, sample_rate=sample_rate, win_length=win_length, hop_length=hop_length)
+        check_range(1, 10**7, sample_rate=sample_rate)
+        check_range(1, math.inf, win_length=win_length, hop_length=hop_length)
         if win_length % 2:
             raise QuantizerError(f"win_length is {win_length}: expected an even number")
     def num_frames(self, samples):
