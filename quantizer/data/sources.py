@@ -108,8 +108,9 @@ def _read_parquet(path, column):
         others = [o for o in file.schema_arrow.names if o != column]
         table = file.read(columns=[*others, f'{column}.path']).flatten()
         table.validate(full=True)
+        df = table.to_pandas()
     match = re.match(r'([a-z]+)-\d{5}-of-', os.path.basename(path))
-    return table.to_pandas().assign(row=range(len(table)), _split=match[1] if match else '')
+    return df.assign(row=range(len(df)), _split=match[1] if match else '')
 
 # %% ../../nbs/data/12_sources.ipynb #10a10015
 @patch(cls_method=True)
