@@ -146,7 +146,7 @@ class _Decoder(sf.SoundFile):
             except sf.LibsndfileError: pass # it cannot seek
         while left > 0 and len(block := self.read(min(left, 2**18), 'float32')): left -= len(block)
 
-# %% ../../nbs/data/08_audio.ipynb #3bc20394
+# %% ../../nbs/data/08_audio.ipynb #ee629a29
 def _reason(error):
     return first_line(error).removesuffix('.').split(': ')[-1].lower()
 
@@ -154,11 +154,10 @@ def _decoder(src, f, stream):
     "A `_Decoder` or a `_CodecFile`"
     is_file = not (isinstance(src, AudioBytes) or is_url(src))
     is_right = stream.pieces == [(f, 0, f.seek(0, os.SEEK_END))] and read_at(f, 0, 4) in MAGIC
-    try: return _Decoder(os.fsencode(src) if is_file and is_right else _buffered(stream.pieces), stream)
-    except (sf.LibsndfileError, RuntimeError, TypeError):
-        if not _needs_codec(read_at(f, 0, 12)): raise
-        f.seek(0)
-        return _CodecFile(src, f)
+    if not _needs_codec(read_at(f, 0, 12)):
+        return _Decoder(os.fsencode(src) if is_file and is_right else _buffered(stream.pieces), stream)
+    f.seek(0)
+    return _CodecFile(src, f)
 
 # %% ../../nbs/data/08_audio.ipynb #25889eef
 class _Recording:

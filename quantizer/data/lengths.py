@@ -7,13 +7,13 @@ Docs: https://quantizer-dev.github.io/quantizer/data/lengths.html.md"""
 # %% auto #0
 __all__ = ['MAX_HOURS', 'MAX_UNPACKED', 'MAX_RATIO', 'find_streams', 'check_claim']
 
-# %% ../../nbs/data/82_lengths.ipynb #c2047a8f
+# %% ../../nbs/data/82_lengths.ipynb #53905430
 import re
 from functools import cache
 from itertools import pairwise
 from .containers import LengthProblem, MAGIC, Stream, container_stream, find_all, read_at
 from .containers import with_bytes
-from .mp3 import MAX_STREAMS, mp3_streams, tag_size, too_many_streams
+from .mp3 import FRAME_START, MAX_STREAMS, mp3_streams, tag_size, too_many_streams
 
 # %% ../../nbs/data/82_lengths.ipynb #c8fd8ab9
 def _page_size(page):
@@ -117,7 +117,7 @@ def _streams_at(f, at, size):
     stream = container_stream(f, at, size, magic)
     return mp3_streams(f, *stream.mp3) if stream.mp3 else [stream]
 
-# %% ../../nbs/data/82_lengths.ipynb #c3b307a5
+# %% ../../nbs/data/82_lengths.ipynb #73fdc739
 def find_streams(
     f, # An open file
 )->list[Stream]: # In order; a file of an unknown format is one stream
@@ -128,7 +128,10 @@ def find_streams(
     while more := _streams_at(f, at, size):
         found,at = found+more,more[-1].end
         if len(found) > MAX_STREAMS: raise too_many_streams()
-    return found or [Stream([(f, 0, size)], size)]
+    if found: return found
+    if at or re.match(FRAME_START, read_at(f, 0, 2)):
+        raise LengthProblem('not an audio file that can be read (no MP3 frames in it)', 'unreadable')
+    return [Stream([(f, 0, size)], size)]
 
 # %% ../../nbs/data/82_lengths.ipynb #e25e3e16
 MAX_HOURS = 24 # Longest recording that a header may claim
