@@ -361,7 +361,7 @@ class Watch:
         elif event in self.FORBIDDEN: self.seen.append(f'{event} {str(args)[:200]}')
     def check(self, event, path):
         path = os.path.realpath(os.fsdecode(path))
-        if not f'{path}/'.startswith(f'{self.folder}/') and path != '/dev/null': self.seen.append(f'{event} {path}')
+        if not f'{path}/'.startswith(f'{self.folder}/') and not path.startswith(('/dev/null','/dev/shm/pym-')): self.seen.append(f'{event} {path}')
 
 def message_problem(message):
     "What is wrong with a message; empty if it is one line that can be printed"

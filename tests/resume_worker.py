@@ -75,5 +75,7 @@ def run(job):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
+    import torch._dynamo # an optimizer wants it
+    from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
     print('ready', flush=True)
     for line in sys.stdin: print(json.dumps(run(json.loads(line))), flush=True)

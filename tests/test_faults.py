@@ -1,6 +1,7 @@
 "A training under faults, as a user meets them: stopped, killed, on a full disk, from damaged files, twice at once, with NaN in its features"
 import errno, json, os, pickle, random, re, shutil, signal, subprocess, sys, threading, time, warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd, pytest, torch, yaml
 import torch.distributed as dist, safetensors.torch as safetensors
@@ -242,6 +243,7 @@ def test_stopped_outside_of_the_training(args, tmp_path):
     resume(out)
     assert (out/'report.html').exists() and checkpoints(out)[-1] == 12
 
+@pytest.mark.slow # the signals as such are above, the command as a process of its own in test_cli.py
 def test_real_command(args, tmp_path):
     out = tmp_path/'run'
     p = popen('-m', 'quantizer', 'train', *args, 'train.epochs=100000', '--out', out)
@@ -263,6 +265,20 @@ def test_two_stopped_by_a_signal_to_one(args, straight2, tmp_path):
     assert checkpoints(out)[-1] in (4, 5)
     assert [o.code for o in ranks('train', '--resume', '--out', out)] == [0, 0]
     same(straight2, out)
+
+def test_two_clocks(args, straight2, tmp_path):
+    "Five minutes pass on the first one's clock after step 3, on the second's always: both save after step 4, which hears of it, and nothing else changes"
+    def clock(rank):
+        passed = [0]
+        def monotonic():
+            passed[0] += 301*rank
+            return passed[0]
+        quantizer.train.checkpoint.time = SimpleNamespace(monotonic=monotonic)
+        at(3, lambda: passed.__setitem__(0, passed[0]+301))
+    ps = ranks('train', *args, 'train.checkpoint.steps=100', '--out', tmp_path/'run', before=clock)
+    assert [(o.code, o.said) for o in ps] == [(0, '')]*2
+    assert checkpoints(tmp_path/'run') == [4, 8]
+    same(straight2, tmp_path/'run')
 
 def test_two_restarted(args, straight2, tmp_path):
     "One is killed: the other ends too, and says so; the next attempt resumes without being told, and ends at the same bits"
@@ -577,6 +593,24 @@ def test_resume_half_a_start(args, straight, tmp_path):
     assert (out/'data.json').exists() and not (out/'config.yaml').exists()
     assert not resume(out, *args)
     same(straight, out)
+
+def test_killed_before_a_checkpoint(args, straight, tmp_path):
+    "It begins again, says how much that costs, and keeps what the lost start has written"
+    out = tmp_path/'run'
+    assert Process('train', *args, 'train.checkpoint.steps=100', '--out', out, before=lambda: at(8, signal_me(signal.SIGKILL))).wait() == -9
+    lost,best = (out/'log.csv').read_bytes(),(out/'checkpoints/best/model.safetensors').read_bytes()
+    said = f'{out}/checkpoints has no checkpoint: 2 epochs of training are lost, and the run begins again; kept from before: log-1.csv, steps-1.csv, best-1'
+    assert resume(out) == f'step 0: {said}\n'
+    assert pd.read_csv(out/'events.csv').kind.tolist() == ['started','started','warning','finished'] and events(out, 'warning') == [said]
+    assert (out/'log-1.csv').read_bytes() == lost and (out/'checkpoints/best-1/model.safetensors').read_bytes() == best and len(pd.read_csv(out/'steps-1.csv')) == 8
+    same(straight, out)
+
+def test_small_corpus_reaches_checkpoints(args, tmp_path):
+    "Ten checkpoints in a run of 36 steps, by default: killed after step 35, it goes on from step 33"
+    out,mine = tmp_path/'run',[o for o in args if 'checkpoint' not in o]
+    assert Process('train', *mine, 'train.epochs=12', 'train.checkpoint.keep=99', '--out', out, before=lambda: at(35, signal_me(signal.SIGKILL))).wait() == -9
+    assert checkpoints(out) == [*range(3, 34, 3)]
+    assert 'resumed from step-00000033, in epoch 10 after 3 of 3 batches' in resume(out, before=no_training, code=130)
 
 # ## NaN
 

@@ -8,17 +8,12 @@ from variants import variants
 
 worker = Path(__file__).with_name('rank_worker.py')
 
-def run(tmp, world, early):
-    "All variants, one after the other, in one process or in two"
-    outs = [tmp/f'{world}-{early}-{r}.safetensors' for r in range(world)]
-    ps = [subprocess.Popen([sys.executable, '-W', 'ignore', worker, str(r), str(world), f'file://{tmp}/group{world}{early}', early, o]) for r,o in enumerate(outs)]
-    assert [p.wait(timeout=400) for p in ps] == [0]*world
-    return [load_file(o) for o in outs]
-
-@pytest.fixture(scope='session') # made once, whatever runs between these tests
+@pytest.fixture(scope='module')
 def results(tmp_path_factory):
+    "Of one process, and of two with what was made early or late"
     tmp = tmp_path_factory.mktemp('ranks')
-    return run(tmp, 1, 'early')[0], dict(early=run(tmp, 2, 'early'), late=run(tmp, 2, 'late'))
+    subprocess.run([sys.executable, '-W', 'ignore', worker, tmp], check=True, timeout=400)
+    return load_file(tmp/'1-early-0.safetensors'), {made:[load_file(tmp/f'2-{made}-{rank}.safetensors') for rank in range(2)] for made in ('early','late')}
 
 @pytest.mark.parametrize('made', ('early','late'))
 @pytest.mark.parametrize('variant', variants)
@@ -32,7 +27,6 @@ def test_two_ranks_equal_one(results, variant, made):
             if one[k].is_floating_point(): torch.testing.assert_close(rank[k], one[k], rtol=1e-5, atol=1e-5, msg=lambda m: f'{k}: {m}')
             else: assert torch.equal(rank[k], one[k]), k
 
-@pytest.mark.xdist_group('ranks')
 def test_sparse_counts(results):
     "Counts of a codebook too large for a table are added over ranks like others"
     one,two = results[0],results[1]['early']

@@ -1,5 +1,5 @@
 "A training that is killed anywhere and resumed ends with the bits of one that was not; two processes train as one"
-import json, os, random, shutil, subprocess, sys
+import json, os, random, shutil, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
@@ -59,10 +59,10 @@ def errors(run): return ''.join(o.read_text() for o in sorted(run.parent.glob(f'
 EVENTS = ('before_batch','after_pred','after_backward','after_step','after_batch','before_validate','after_validate','after_epoch','before_train')
 CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', live=True, workers=2, kills=4), residual=dict(quantizer='residual', live=True, world=2, kills=4))
 
-def kill_point(rng, world, i):
-    "At random: a third within the writing of a checkpoint, the others in the steps and between them"
+def kill_point(rng, world, i, seconds):
+    "At random: a third within the writing of a checkpoint, the others in the steps and between them; a run takes `seconds`"
     if i%3 == 1: return [0, 'write', rng.randint(1, 60)]
-    if i%3 == 2: return ['all', 'time', rng.uniform(0.8, 2.5)]
+    if i%3 == 2: return ['all', 'time', rng.uniform(0.2, 0.5)*seconds]
     what = rng.choice(EVENTS)
     return [rng.randrange(world), what, rng.randint(1, 14) if 'batch' in what or what in ('after_pred','after_backward','after_step') else 1]
 
@@ -71,11 +71,12 @@ def test_killed(worker, data, tmp_path, case):
     "Killed again and again, resumed, and not a bit is different"
     c = dict(CASES[case])
     n,world = c.pop('kills'),c.get('world', 1)
-    args = [ch := changes(data, **c)]
+    ch,began = changes(data, **c),time.monotonic()
     assert worker(args=['mfcc-vq', str(tmp_path/'straight'), ch], world=world) == [0]*world, errors(tmp_path/'straight')
+    seconds = time.monotonic()-began
     rng,ended = random.Random(case),[]
     for i in range(n):
-        kill = kill_point(rng, world, i)
+        kill = kill_point(rng, world, i, seconds)
         codes = worker(args=['mfcc-vq', str(tmp_path/'killed'), ch], world=world, kill=kill)
         ended.append((kill, codes))
         if set(codes) == {0}: shutil.rmtree(tmp_path/'killed') # it was done before it could be killed: from the start again

@@ -1,7 +1,7 @@
 "Quantizers that the tests put through the contract: every registered one as it comes, and options of them"
 from quantizer.all import QUANTIZERS
 
-options = {
+options = { # name and arguments; a function gives them for a dimension
     'vq random start':('vq', dict(kmeans_iters=0)),
     'vq staged start':('vq', dict(kmeans_steps=3)),
     'vq eager revival':('vq', dict(kmeans_iters=0, decay=0.8, revive_below=0.5)),
@@ -30,6 +30,9 @@ options = {
     'residual beam':('residual', dict(beam=3)),
     'residual fsq, dropout':('residual', dict(quantizer='fsq', dropout=0.5)),
     'residual lfq':('residual', dict(quantizer='lfq')),
+    'residual bare fsq':lambda dim: ('residual', dict(codebook_size=None, quantizer=dict(name='fsq', levels=[5]*dim))),
+    'residual bare lfq':lambda dim: ('residual', dict(codebook_size=2**dim, quantizer='lfq')),
+    'residual bare bsq, dropout':lambda dim: ('residual', dict(codebook_size=2**dim, quantizer='bsq', dropout=0.5)),
     'residual gumbel':('residual', dict(quantizer='gumbel')),
     'residual factorised':('residual', dict(quantizer=dict(name='vq', codebook_dim=3, metric='cosine'))),
     'grouped shared':('grouped', dict(groups=4, shared=True)),
@@ -39,5 +42,5 @@ variants = {k:(k, {}) for k in sorted(QUANTIZERS)} | options
 
 def make(variant, **sizes):
     "A fresh quantizer"
-    name,kwargs = variants[variant]
+    name,kwargs = variants[variant] if isinstance(variants[variant], tuple) else variants[variant](sizes['dim'])
     return QUANTIZERS[name](**(sizes | kwargs))

@@ -8,29 +8,30 @@ Docs: https://quantizer-dev.github.io/quantizer/app/cli.html.md"""
 __all__ = ['COMMANDS', 'CONFIG_HELP', 'CHANGES', 'TOKENIZER', 'PLUGIN', 'info', 'Command', 'argument', 'command',
            'print_measures', 'make_parser', 'parse_args', 'main']
 
-# %% ../../nbs/app/80_cli.ipynb #90642da1
+# %% ../../nbs/app/80_cli.ipynb #624f60ed
 import argparse, json, math, os, re, signal, sys, traceback, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
-from ..core.errors import QuantizerError, check_range, nearest_name
-from ..core.files import atomic_path
+from ..core.errors import QuantizerError, check_range, explain_errors, nearest_name
+from ..core.files import atomic_path, expand_path
 
-# %% ../../nbs/app/80_cli.ipynb #27d90bc8
+# %% ../../nbs/app/80_cli.ipynb #ad9a760b
 def _describe_run(run):
     "A run folder: its checkpoints, its best epoch, its tokenizer"
     res = dict(kind='run')
     if (run/'log.csv').is_file():
         import pandas as pd
-        log = pd.read_csv(run/'log.csv')
-        res |= dict(epochs=len(log), best_error=float(log.nre.min()), codebook=log.verdict.iloc[-1])
+        with explain_errors(f"{run/'log.csv'}: damaged"):
+            log = pd.read_csv(run/'log.csv')
+            res |= dict(epochs=len(log), best_error=float(log.nre.min()), codebook=log.verdict.iloc[-1])
     res['checkpoints'] = sorted(o.name for o in (run/'checkpoints').glob('*'))
     res['finished'] = (run/'report.html').is_file()
     if (run/'tokenizer').is_dir():
         res['tokenizer'] = _describe_tokenizer(run/'tokenizer')
     return res
 
-# %% ../../nbs/app/80_cli.ipynb #d852d6b0
+# %% ../../nbs/app/80_cli.ipynb #76f555dc
 def _describe_store(path, verify):
     "A feature store, or text targets, which are stored the same way"
     from quantizer.data.store import FeatureStore
@@ -40,7 +41,7 @@ def _describe_store(path, verify):
     res = dict(kind='feature store', recordings=len(store), frames=frames, hours=round(frames/store.frame_rate/3600, 4))
     if features['name'] == 'text_targets':
         res = dict(kind='text targets', recordings=len(store), tokens=frames)
-    res |= dict(dtype=str(store.dtype), **features, problems=store.problems)
+    res |= dict(dtype=str(store.dtype)) | features | dict(problems=store.problems)
     return res | dict(damaged=store.verify()) if verify else res
 
 # %% ../../nbs/app/80_cli.ipynb #a5c08a46
@@ -64,6 +65,7 @@ def info(
     "Describe what `path` holds"
     from quantizer.data.corpus import Corpus
     from quantizer.data.store_files import Folder
+    path = expand_path(path)
     p = Path(path)
     if (p/'config.yaml').is_file(): return _describe_run(p)
     if Folder(path).has('manifest.json'):
@@ -177,15 +179,16 @@ def _decode(a):
     sound = ', and a sound for each (a preview by Griffin-Lim)' if tokenizer.has_audio else ''
     print(f'{_count(len(names))}: {a.out}/features.safetensors{sound}')
 
-# %% ../../nbs/app/80_cli.ipynb #6b4e039b
+# %% ../../nbs/app/80_cli.ipynb #012ec49c
 def _split_as_trained(tokenizer, corpus):
     "The corpus with the split that the run of a tokenizer made"
-    import yaml
+    from quantizer.app.config import read_config
     places = [Path(tokenizer)/'config.yaml', Path(tokenizer).absolute().parent/'config.yaml']
     config = next((o for o in places if o.is_file()), None)
     if config is None: return corpus
-    cfg = yaml.safe_load(config.read_text())
-    return corpus.with_split(cfg['data']['valid'], cfg['seed'])
+    cfg = read_config(str(config))
+    with explain_errors(f"{config}: not the config of a run"):
+        return corpus.with_split(cfg['data']['valid'], cfg['seed'])
 
 # %% ../../nbs/app/80_cli.ipynb #ea3bc4e5
 def print_measures(
@@ -304,6 +307,8 @@ def parse_args(argv):
     "The arguments of a command; changes of a config may stand behind options: `--out X key=value`"
     _check_command(argv)
     a,rest = make_parser().parse_known_args(argv)
+    for k,v in vars(a).items(): # a shell leaves the ~ of --out=~/x
+        setattr(a, k, [expand_path(o) for o in v] if isinstance(v, list) else expand_path(v))
     if not rest: return a
     takes_changes = getattr(a, 'changes', None) is not None
     if not takes_changes or any(o.startswith('-') for o in rest):
@@ -320,6 +325,9 @@ def _error_line(error):
     if isinstance(error, KeyboardInterrupt):
         return 'terminated' if _exit_code(error) == 143 else 'interrupted'
     if isinstance(error, QuantizerError): return str(error)
+    if isinstance(error, (RuntimeError,MemoryError)):
+        from quantizer.train.step import is_oom
+        return f'out of memory ({str(error)[:150]})' if is_oom(error) else None
     if not isinstance(error, OSError): return None
     name = re.sub(r'/\.([^/]*)\.tmp-\d+', r'/\1', str(error.filename or '')) # without the suffix of `atomic_path`
     return f"{name}: {(error.strerror or str(error)).lower()}"

@@ -6,8 +6,8 @@ Docs: https://quantizer-dev.github.io/quantizer/app/config.html.md"""
 
 # %% auto #0
 __all__ = ['NAMED_BLOCKS', 'RULES', 'Config', 'config_names', 'read_config', 'change_config', 'replace_name',
-           'extractor_from_config', 'objectives_fit', 'wer_needs_text', 'phases_fit', 'phases_or_anneal',
-           'monitors_are_logged', 'anneal_fits', 'check_config', 'load_config', 'config_schema']
+           'extractor_from_config', 'check_features', 'objectives_fit', 'wer_needs_text', 'phases_fit',
+           'phases_or_anneal', 'monitors_are_logged', 'anneal_fits', 'check_config', 'load_config', 'config_schema']
 
 # %% ../../nbs/app/73_config.ipynb #89389645
 import warnings
@@ -19,6 +19,7 @@ from typing import Annotated
 import torch, yaml
 from annotated_types import Interval
 from ..core.errors import QuantizerError, nearest_name
+from ..core.files import expand_path
 from ..core.options import check_block, check_options, option_parameters, options_schema
 from ..core.registry import load_plugin
 from ..data.features import FEATURES, FeatureExtractor
@@ -74,6 +75,7 @@ def _read_text(source):
     "The text of a packaged config or of a file"
     if source in config_names():
         return (files('quantizer')/'configs'/f'{source}.yaml').read_text()
+    source = expand_path(source)
     if not Path(source).is_file():
         names = config_names()
         raise QuantizerError(f"{source}: no such config{nearest_name(source, names)}; "
@@ -161,8 +163,10 @@ def extractor_from_config(
     options = {k:v for k,v in cfg['features'].items() if k != 'name'}
     return FEATURES[cfg['features']['name']](**options)
 
-# %% ../../nbs/app/73_config.ipynb #1cdf2a79
-def _check_features(block):
+# %% ../../nbs/app/73_config.ipynb #32a760f6
+def check_features(
+    block:dict, # The block `features` of a config
+)->tuple[dict,FeatureExtractor]:
     "The block `features` with all defaults, and its extractor"
     if 'name' not in block:
         raise QuantizerError(f"'features.name' is missing; there are: {', '.join(sorted(FEATURES))}")
@@ -251,14 +255,14 @@ def _load_plugins(cfg):
 
 RULES = (wer_needs_text, phases_fit, phases_or_anneal, monitors_are_logged, anneal_fits)
 
-# %% ../../nbs/app/73_config.ipynb #b24e9cfe
+# %% ../../nbs/app/73_config.ipynb #ba63d059
 def check_config(
     cfg:dict, # As YAML gives it
 )->dict: # The same with all defaults
     "Check a config and complete it; raises `QuantizerError` naming the key or value that is wrong"
     cfg = check_options(Config, deepcopy(cfg), '')
     plugins = _load_plugins(cfg)
-    features,extractor = _check_features(cfg['features'])
+    features,extractor = check_features(cfg['features'])
     res = dict(seed=cfg['seed'], data=check_data(cfg['data']), features=features)
     res['model'] = check_model(_fill_in_dim(cfg['model'], extractor.dim))
     res['train'] = check_train(cfg['train'])

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/app/run.html.md"""
 # %% auto #0
 __all__ = ['Run', 'open_run', 'WriteSettings', 'print_row', 'measure_run', 'report_run', 'train_run']
 
-# %% ../../nbs/app/78_run.ipynb #15299e2c
+# %% ../../nbs/app/78_run.ipynb #1d5ad4b0
 import json, math, os, signal, sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .report import write_report
 from .run_folder import check_same_data, config_changes, holds_run, lock_run, write_settings
 from ..core.distributed import broadcast_numbers, process_group, rank, rank_zero_first, world_size
 from ..core.errors import QuantizerError
-from ..core.files import atomic_path, replaced
+from ..core.files import atomic_path, expand_path, replaced
 from ..data.audio import is_url
 from ..data.corpus import Corpus
 from ..data.live import LiveFeatures
@@ -32,7 +32,7 @@ from ..data.store import FeatureStore
 from ..evaluate.measure import evaluate, kmeans_baseline, kmeans_model
 from ..models.autoencoder import objective_classes
 from ..tokens.tokenizer import Tokenizer
-from ..train.checkpoint_files import load_checkpoint
+from ..train.checkpoint_files import load_checkpoint, step_checkpoints
 from ..train.learner import SpeechLearner, get_model
 from ..train.stopping import Interrupted, StopSignals
 
@@ -63,12 +63,12 @@ def _make_paths_absolute(cfg):
     for block,key in _path_options(cfg):
         path = block.get(key)
         if path in ('sample',None) or is_url(path): continue
-        block[key] = str(Path(path).absolute())
+        block[key] = str(Path(expand_path(path)).absolute())
     if 'plugins' in cfg:
-        cfg['plugins'] = [str(Path(o).absolute()) if o.endswith('.py') else o for o in cfg['plugins']]
+        cfg['plugins'] = [str(Path(expand_path(o)).absolute()) if o.endswith('.py') else o for o in cfg['plugins']]
     return cfg
 
-# %% ../../nbs/app/78_run.ipynb #f7f806fe
+# %% ../../nbs/app/78_run.ipynb #a507f154
 def open_run(
     source:str|Path|None, # Config, or `None` for the config of the run that is resumed
     out:Path, # Run folder
@@ -125,13 +125,13 @@ def build_learner(self:Run,
         write_settings(self.out, self.cfg, self.store)
     self.learn.run_log.notes = self.first_events()
 
-# %% ../../nbs/app/78_run.ipynb #c18db8d9
+# %% ../../nbs/app/78_run.ipynb #cc9ac10a
 @patch
 def first_events(self:Run):
     "Entries of `events.csv` with which the run starts or continues"
-    if self.resuming:
-        return [('config', o) for o in self.changes]
-    return [('started', f"{self.cfg['train']['epochs']} epochs of {len(self.learn.dls.train)} steps")]
+    changes = [('config', o) for o in self.changes]
+    if self.resuming and step_checkpoints(self.out/'checkpoints'): return changes
+    return [*changes, ('started', f"{self.cfg['train']['epochs']} epochs of {len(self.learn.dls.train)} steps")]
 
 # %% ../../nbs/app/78_run.ipynb #02329ace
 @patch
@@ -315,5 +315,5 @@ def train_run(
     if progress is None: progress = sys.stdout.isatty()
     was_restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
     with process_group():
-        run = open_run(source, Path(out), changes, progress, resume or was_restarted, override)
+        run = open_run(source, Path(expand_path(out)), changes, progress, resume or was_restarted, override)
         with lock_run(run.out): return run.train()

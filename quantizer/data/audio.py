@@ -6,10 +6,10 @@ Docs: https://quantizer-dev.github.io/quantizer/data/audio.html.md"""
 
 # %% auto #0
 __all__ = ['AUDIO_SUFFIXES', 'CODEC_SUFFIXES', 'MAX_PEAK', 'MAX_TAPS', 'MAX_UPSAMPLING', 'RESAMPLE_BLOCK', 'AudioError',
-           'first_line', 'explain_errors', 'has_audio_suffix', 'AudioBytes', 'is_url', 'open_binary', 'AudioInfo',
-           'probe', 'check_samples', 'parse_rate', 'resample', 'span_samples', 'load_audio', 'levels']
+           'has_audio_suffix', 'AudioBytes', 'is_url', 'open_binary', 'AudioInfo', 'probe', 'check_samples',
+           'parse_rate', 'resample', 'span_samples', 'load_audio', 'levels']
 
-# %% ../../nbs/data/08_audio.ipynb #c3125b7e
+# %% ../../nbs/data/08_audio.ipynb #c8ed941b
 import io, math, os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np, soundfile as sf, torch
 from torch import Tensor
 from torchaudio.functional import resample as sinc_resample
-from ..core.errors import QuantizerError, escape_path
+from ..core.errors import QuantizerError, escape_path, explain_errors, first_line
+from ..core.files import expand_path
 from .lengths import check_claim, last_ogg_page, missing_part, read_at
 from ..core.options import parse_number
 
@@ -30,24 +31,6 @@ class AudioError(QuantizerError):
     ):
         super().__init__(message)
         self.kind = kind
-
-# %% ../../nbs/data/08_audio.ipynb #08a10004
-def first_line(error:Exception)->str:
-    "The reason of a system error, or the first line of a message, or the type of an error without one"
-    message = getattr(error, 'strerror', None) or str(error)
-    return (message or type(error).__name__).splitlines()[0]
-
-# %% ../../nbs/data/08_audio.ipynb #sc77e634
-@contextmanager
-def explain_errors(
-    message:str, # Names the file and says what is wrong; the reason is added in brackets
-    kind:str='unreadable', # As in `AudioError`
-):
-    "Raise `AudioError` where the block raises `OSError` or `ValueError`"
-    try: yield
-    except QuantizerError: raise
-    except (OSError, ValueError) as e:
-        raise AudioError(f"{message} ({first_line(e)})", kind) from None
 
 # %% ../../nbs/data/08_audio.ipynb #8830d6ec
 AUDIO_SUFFIXES = ('.wav','.flac','.mp3','.ogg','.opus','.aiff','.aif','.au')
@@ -93,15 +76,15 @@ def _why_missing(src):
     if not is_broken_link: return 'no such file'
     return f'a link to {escape_path(os.readlink(src))}, which is not there'
 
-# %% ../../nbs/data/08_audio.ipynb #scfd5ad7
+# %% ../../nbs/data/08_audio.ipynb #66184c30
 def open_binary(
     src:str|Path|AudioBytes, # File, URL or bytes
 ):
     "Open `src` for reading; raises `AudioError` naming it"
     if isinstance(src, AudioBytes):
         return _SafeBytes(src.data)
-    name = escape_path(src)
-    with explain_errors(f"{name}: cannot be opened", 'missing'):
+    src,name = expand_path(src),escape_path(src)
+    with explain_errors(f"{name}: cannot be opened", AudioError, kind='missing'):
         try: return _open_url(src) if is_url(src) else _open_file(src)
         except FileNotFoundError:
             raise AudioError(f"{name}: {_why_missing(src)}", 'missing') from None
@@ -177,7 +160,7 @@ def _decode_checked(src, f, name):
 @contextmanager
 def _open_audio(src):
     "`src` as an open `SoundFile`"
-    name = escape_path(str(src))
+    src,name = expand_path(src),escape_path(str(src))
     with open_binary(src) as f:
         try: audio = _decode_checked(src, f, name)
         except QuantizerError: raise

@@ -8,8 +8,8 @@ Docs: https://quantizer-dev.github.io/quantizer/data/corpus.html.md"""
 __all__ = ['COLUMNS', 'SPLITS', 'MANIFESTS', 'join_path', 'parent_path', 'is_folder', 'Corpus', 'Recording', 'map_threaded',
            'rename_columns']
 
-# %% ../../nbs/data/10_corpus.ipynb #40d5ed3b
-import copy, csv, hashlib, html, os, warnings
+# %% ../../nbs/data/10_corpus.ipynb #ac7f2d5e
+import copy, csv, hashlib, html, io, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
@@ -17,9 +17,10 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
-from ..core.errors import QuantizerError, nearest_name, escape_path, unescape_path
+from ..core.errors import QuantizerError, escape_path, explain_errors, nearest_name, unescape_path, warn_misspelt
+from ..core.files import expand_path
 from .audio import AUDIO_SUFFIXES, CODEC_SUFFIXES, AudioBytes
-from .audio import explain_errors, is_url, load_audio, open_binary
+from .audio import is_url, load_audio, open_binary
 from .folders import AudioSearch
 
 # %% ../../nbs/data/10_corpus.ipynb #4c052cc5
@@ -76,14 +77,17 @@ def _to_text(values):
         values = values.astype(object) # otherwise categories refuse ''
     return values.fillna('').astype(str)
 
-# %% ../../nbs/data/10_corpus.ipynb #1dea0007
+# %% ../../nbs/data/10_corpus.ipynb #662fcf00
 def _complete_columns(df, name):
     "The table with all `COLUMNS` first, in their types"
+    warn_misspelt([*COLUMNS], list(df), name)
     for column,default in COLUMNS.items():
-        if column not in df: df[column] = default
-        elif default != '':
-            df[column] = _to_seconds(df[column], column, name).fillna(default)
-        else: df[column] = _to_text(df[column])
+        if column not in df:
+            df[column] = default
+            continue
+        with explain_errors(f"{name}: its column '{column}' cannot be read"):
+            is_text = default == ''
+            df[column] = _to_text(df[column]) if is_text else _to_seconds(df[column], column, name).fillna(default)
     return df[[*COLUMNS, *(o for o in df if o not in COLUMNS)]]
 
 # %% ../../nbs/data/10_corpus.ipynb #d431e8d4
@@ -276,6 +280,7 @@ def from_folder(cls:Corpus,
     path:str|Path, # Folder to search, with all its subfolders
 )->Corpus:
     "All audio files below `path`; links are followed"
+    path = expand_path(path)
     top,name = str(path),escape_path(path)
     if not Path(path).is_dir():
         raise QuantizerError(f"{name}: no such folder")
@@ -299,29 +304,41 @@ def rename_columns(
             raise QuantizerError(f"{name}: no column '{column}' to rename{hint}")
     return df.rename(columns=rename or {})
 
-# %% ../../nbs/data/10_corpus.ipynb #1dea0025
+# %% ../../nbs/data/10_corpus.ipynb #0a81339b
+def _is_quoted(data):
+    "Are the quotation marks in the bytes of a TSV those of its format?"
+    text = data.decode('utf-8-sig').replace('\r\n', '\n')
+    rows,again = csv.reader(io.StringIO(text, newline=''), delimiter='\t', strict=True),io.StringIO(newline='')
+    try: csv.writer(again, delimiter='\t', lineterminator='\n').writerows(rows)
+    except csv.Error: return False
+    return text.startswith('"') or again.getvalue().rstrip('\n') == text.rstrip('\n')
+
+# %% ../../nbs/data/10_corpus.ipynb #20414ffc
 def _read_table(path, suffix):
     "A manifest as a table of texts; a Parquet file keeps its types"
-    with open_binary(path) as f, warnings.catch_warnings():
-        warnings.simplefilter('error', pd.errors.ParserWarning)
-        if suffix == '.parquet': return pd.read_parquet(f)
-        format = dict(sep='\t', quoting=csv.QUOTE_NONE) if suffix == '.tsv' else {}
-        return pd.read_csv(f, dtype=str, keep_default_na=False, index_col=False, **format)
+    with open_binary(path) as f: data = f.read()
+    if suffix == '.parquet': return pd.read_parquet(io.BytesIO(data))
+    format = {}
+    if suffix == '.tsv':
+        is_quoted = b'"' in data and _is_quoted(data)
+        format = dict(sep='\t', quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE)
+    return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False, **format)
 
-# %% ../../nbs/data/10_corpus.ipynb #sc5266bf
+# %% ../../nbs/data/10_corpus.ipynb #32872a1a
 @patch(cls_method=True)
 def from_manifest(cls:Corpus,
     path:str|Path, # `.tsv`, `.csv` or `.parquet` file, or its URL
     rename:dict|None=None, # Column name in the manifest -> name here
 )->Corpus:
     "The recordings that a manifest lists"
+    path = expand_path(path)
     name,suffix = escape_path(path),os.path.splitext(path)[1].lower()
-    try:
-        with explain_errors(f"{name}: not a manifest that can be read"):
-            df = _read_table(path, suffix)
-    except pd.errors.ParserWarning:
-        hint = "; a value that holds a comma needs quotation marks" if suffix == '.csv' else ''
-        raise QuantizerError(f"{name}: its rows have more values than columns{hint}") from None
+    with explain_errors(f"{name}: not a manifest that can be read"), warnings.catch_warnings():
+        warnings.simplefilter('error', pd.errors.ParserWarning)
+        try: df = _read_table(path, suffix)
+        except pd.errors.ParserWarning:
+            hint = "; a value that holds a comma needs quotation marks" if suffix == '.csv' else ''
+            raise QuantizerError(f"{name}: its rows have more values than columns{hint}") from None
     return cls(rename_columns(df, rename, name), parent_path(path), name)
 
 # %% ../../nbs/data/10_corpus.ipynb #80a15cda

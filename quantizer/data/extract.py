@@ -209,20 +209,22 @@ def _estimate_seconds(corpus):
     seconds[unknown] = map_threaded(_probe, unknown)
     return seconds
 
-# %% ../../nbs/data/19_extract.ipynb #b2168096
+# %% ../../nbs/data/19_extract.ipynb #c6bd706f
 def _is_done(task, folder, manifest, corpus):
     "Is a shard there with just the recordings of `task`?"
     number,items = task
     rows = finished_shard(folder, number, manifest)
-    if rows is None or len(rows) != len(items): return False
+    has_identity = rows is not None and {'size','duration_s'} <= {*rows}
+    if not has_identity or len(rows) != len(items): return False
     return (find_recordings(rows, corpus.select(items)) == np.arange(len(items))).all()
 
-# %% ../../nbs/data/19_extract.ipynb #33428004
+# %% ../../nbs/data/19_extract.ipynb #cb44d85a
 def _new_recordings(folder, manifest, corpus, needs_text):
     "The recordings of `corpus` to extract"
     if manifest['index'] is None:
         return np.arange(len(corpus))
-    index = read_index(folder, manifest)
+    texts = ['problem','text','language'] if needs_text else []
+    index = read_index(folder, manifest, ['id','size','duration_s', *texts])
     at = find_recordings(index, corpus)
     is_new = at < 0
     if needs_text:

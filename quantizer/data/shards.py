@@ -7,13 +7,14 @@ Docs: https://quantizer-dev.github.io/quantizer/data/shards.html.md"""
 # %% auto #0
 __all__ = ['METADATA_FIELDS', 'clean_text', 'TarIndex', 'TarReader', 'list_shards', 'first_problem']
 
-# %% ../../nbs/data/11_shards.ipynb #27aa6c49
+# %% ../../nbs/data/11_shards.ipynb #b7cf5456
 import json, os, re, tarfile
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from ..core.errors import QuantizerError, escape_path
-from .audio import AudioBytes, AudioError, explain_errors, has_audio_suffix
+from ..core.errors import QuantizerError, escape_path, explain_errors, warn_misspelt
+from ..core.files import expand_path
+from .audio import AudioBytes, AudioError, has_audio_suffix
 from .audio import is_url, open_binary
 from .corpus import Corpus, is_folder, join_path, parent_path
 
@@ -69,15 +70,14 @@ def clean_text(value)->str:
     "`value` as text without halves of surrogate pairs"
     return str(value).encode('utf-8', 'replace').decode().strip()
 
-# %% ../../nbs/data/11_shards.ipynb #sc4bce5f
+# %% ../../nbs/data/11_shards.ipynb #2ee64d3d
 def _parse_metadata(name, data, rename):
-    "The metadata in a `.txt` or `.json` file"
+    "All values in a `.txt` or `.json` file"
     if name.endswith('.txt'):
         return dict(text=clean_text(data.decode('utf-8', 'replace')))
-    values = {rename.get(k, k): clean_text(v) for k,v in json.loads(data).items() if v is not None}
-    return {k:v for k,v in values.items() if k in METADATA_FIELDS}
+    return {rename.get(k, k): clean_text(v) for k,v in json.loads(data).items() if v is not None}
 
-# %% ../../nbs/data/11_shards.ipynb #10a10005
+# %% ../../nbs/data/11_shards.ipynb #53a10747
 class TarIndex:
     "Where the recordings of a tar file are, and what is written about them"
     def __init__(self,
@@ -87,6 +87,7 @@ class TarIndex:
     ):
         self.f,self.shard,self.rename = f,shard,rename
         self.rows,self.metadata,self.problems,self.seen = [],{},{},set()
+        self.keys = set() # of all metadata, ours or not
         self.size = f.seek(0, os.SEEK_END)
         f.seek(0)
         try:
@@ -109,14 +110,18 @@ def add(self:TarIndex, member):
     elif name.endswith(('.txt','.json')):
         self.add_metadata(member, name, sample)
 
-# %% ../../nbs/data/11_shards.ipynb #sc683819
+# %% ../../nbs/data/11_shards.ipynb #8bba844b
 @patch
 def add_metadata(self:TarIndex, member, name, sample):
     self.f.seek(member.offset_data)
     data = self.f.read(min(member.size, 2**20))
-    try: self.metadata.setdefault(sample, {}).update(_parse_metadata(name, data, self.rename))
+    try: values = _parse_metadata(name, data, self.rename)
     except (ValueError, AttributeError, RecursionError):
         self.problems[name] = QuantizerError('not a JSON object that can be read')
+        return
+    self.keys |= values.keys()
+    known = {k:v for k,v in values.items() if k in METADATA_FIELDS}
+    self.metadata.setdefault(sample, {}).update(known)
 
 # %% ../../nbs/data/11_shards.ipynb #sc874b29
 @patch
@@ -134,7 +139,7 @@ def _read_range(path, start, n):
             return f.read(n)
     import fsspec
     fs,name = fsspec.core.url_to_fs(path)
-    with explain_errors(f"{path}: cannot be read", 'missing'):
+    with explain_errors(f"{path}: cannot be read", AudioError, kind='missing'):
         return fs.cat_file(name, start=start, end=start+n)
 
 # %% ../../nbs/data/11_shards.ipynb #sc2eee89
@@ -170,21 +175,24 @@ def first_problem(
     name,reason = next(iter(problems.items()))
     return f'; the first problem: {name}: {reason}'
 
-# %% ../../nbs/data/11_shards.ipynb #scf3bbb2
+# %% ../../nbs/data/11_shards.ipynb #1d9cdbfe
 @patch(cls_method=True)
 def from_tar(cls:Corpus,
     path:str|Path, # `.tar` file, its URL, or a folder of `.tar` files
     rename:dict|None=None, # Key in the `.json` members -> name here
 )->Corpus:
     "The recordings of WebDataset shards; members that cannot be used are in `problems`"
-    (root,shards),tables,problems = list_shards(path, '.tar'),[],{}
+    path = expand_path(path)
+    (root,shards),tables,problems,keys = list_shards(path, '.tar'),[],{},set()
     for shard in shards:
         with open_binary(join_path(root, shard)) as f:
             index = TarIndex(f, shard, rename or {})
         problems |= index.problems
+        keys |= index.keys
         if index.rows: tables.append(index.table())
     if not tables:
         first = first_problem(problems)
         raise QuantizerError(f"{escape_path(path)}: no audio file in it that can be used{first}")
+    warn_misspelt(METADATA_FIELDS, keys, escape_path(path))
     df = pd.concat(tables, ignore_index=True).astype(dict(shard='category'))
     return cls(df, root, escape_path(path), TarReader(), problems)

@@ -8,15 +8,16 @@ Docs: https://quantizer-dev.github.io/quantizer/data/sources.html.md"""
 __all__ = ['SPLIT_NAMES', 'DATASET_FILES', 'LHOTSE', 'FORMATS', 'COMPRESSED', 'CellReader', 'DatasetReader', 'ParquetReader',
            'CorpusFormat', 'detect_format']
 
-# %% ../../nbs/data/12_sources.ipynb #63ffa370
+# %% ../../nbs/data/12_sources.ipynb #6d5f5a95
 import gzip, json, os, re, zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from fastcore.basics import patch
-from ..core.errors import QuantizerError, escape_path
-from .audio import AudioBytes, AudioError, explain_errors, first_line, has_audio_suffix
+from ..core.errors import QuantizerError, escape_path, explain_errors, first_line, warn_misspelt
+from ..core.files import expand_path
+from .audio import AudioBytes, AudioError, has_audio_suffix
 from .audio import is_url, open_binary
 from .corpus import MANIFESTS, SPLITS, Corpus, is_folder, join_path, parent_path, rename_columns
 from .shards import clean_text, first_problem, list_shards
@@ -49,7 +50,7 @@ class CellReader:
     def source(self, corpus, i):
         "The bytes in the cell of recording `i`, or the file that it names"
         name = escape_path(corpus.file(i))
-        with explain_errors(f"{name}: damaged", 'damaged'):
+        with explain_errors(f"{name}: damaged", AudioError, kind='damaged'):
             cell = self.cell(corpus.df, i) or {}
         if cell.get('bytes') is not None:
             return AudioBytes(name, cell['bytes'])
@@ -170,7 +171,7 @@ def from_dataset(cls:Corpus,
     rename:dict|None=None, # Column name in the dataset -> name here
 )->Corpus:
     "The recordings of a Hugging Face dataset"
-    is_path = isinstance(source, (str,Path))
+    source,is_path = expand_path(source),isinstance(source, (str,Path))
     is_saved = is_path and any((Path(source)/o).is_file() for o in DATASET_FILES)
     if is_path and not is_saved:
         return cls._from_parquet(source, rename)
@@ -241,11 +242,12 @@ def _lhotse_row(item, recordings):
         row[column] = ' '.join(dict.fromkeys(said)) # each once
     return row
 
-# %% ../../nbs/data/12_sources.ipynb #scff4f6b
-def _lhotse_rows(items, recordings):
+# %% ../../nbs/data/12_sources.ipynb #5ba0c619
+def _lhotse_rows(items, recordings, source):
     "Rows of all lines, and problems: id -> reason"
-    rows,problems = {},{}
+    rows,problems,keys = {},{},set()
     for item in items:
+        keys.update(item, *(item.get('supervisions') or ()))
         name = clean_text(item['id'])
         try: row = _lhotse_row(item, recordings)
         except QuantizerError as e:
@@ -254,6 +256,7 @@ def _lhotse_rows(items, recordings):
         path,start_s = row['path'],row['start_s']
         if rows.setdefault((path,start_s), row) is not row:
             problems[name] = QuantizerError(f"begins where another span of {path} begins")
+    warn_misspelt(('start','speaker','text','language'), keys, source)
     return [*rows.values()],problems
 
 # %% ../../nbs/data/12_sources.ipynb #24abdb9b
@@ -264,7 +267,7 @@ def _lhotse_manifest(folder):
     raise QuantizerError(f"{escape_path(folder)}: holds {len(names)} manifests of lhotse "
         "with recordings or cuts; name one of them")
 
-# %% ../../nbs/data/12_sources.ipynb #sc27c29b
+# %% ../../nbs/data/12_sources.ipynb #48f72b03
 def _read_lhotse(path):
     "Rows and problems of a manifest, with its supervisions"
     file = os.path.basename(path)
@@ -272,7 +275,7 @@ def _read_lhotse(path):
     items,recordings = _read_json_lines(path),{}
     if beside != str(path) and (is_url(path) or os.path.exists(beside)):
         recordings,items = {o['id']:o for o in items},_read_json_lines(beside)
-    return _lhotse_rows(items, recordings)
+    return _lhotse_rows(items, recordings, escape_path(path))
 
 # %% ../../nbs/data/12_sources.ipynb #sc00df90
 @patch(cls_method=True)
@@ -280,6 +283,7 @@ def from_lhotse(cls:Corpus,
     path:str|Path, # Manifest of cuts or recordings, or a folder that holds one of these
 )->Corpus:
     "The recordings or spans of a lhotse manifest; lines that cannot be used are in `problems`"
+    path = expand_path(path)
     name = escape_path(path)
     if is_folder(path): path = _lhotse_manifest(path)
     try: rows,problems = _read_lhotse(path)
@@ -380,6 +384,7 @@ def load(cls:Corpus,
     rename:dict|None=None, # Column name in the source -> name here
 )->Corpus:
     "Read a corpus in the format that it has"
+    source = expand_path(source)
     format = FORMATS[detect_format(source)]
     if format.can_rename: return format.open(source, rename)
     if not rename: return format.open(source)

@@ -8,21 +8,21 @@ Docs: https://quantizer-dev.github.io/quantizer/data/store_files.html.md"""
 __all__ = ['DTYPES', 'MAX_OPEN', 'Folder', 'Shard', 'shard_name', 'write_shard', 'LocalReader', 'RemoteReader', 'read_parquet',
            'finished_shard']
 
-# %% ../../nbs/data/17_store_files.ipynb #e0fdb7a5
+# %% ../../nbs/data/17_store_files.ipynb #057e3322
 import io, os, tempfile, zlib
 from contextlib import contextmanager
 from pathlib import Path
 import fsspec, numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..core.errors import QuantizerError
-from ..core.files import atomic_path
+from ..core.errors import QuantizerError, explain_errors
+from ..core.files import atomic_path, expand_path
 from .audio import is_url
 
 # %% ../../nbs/data/17_store_files.ipynb #e02a7135
 class Folder:
     "Files of one folder, on this machine or at an fsspec address"
     def __init__(self, path:str|Path):
-        self.path,self.local = str(path),not is_url(path)
+        self.path,self.local = str(expand_path(path)),not is_url(path)
         try: self.fs,self.root = fsspec.core.url_to_fs(self.path)
         except (ValueError, ImportError) as e:
             raise QuantizerError(f"{path}: no such address can be opened ({str(e).splitlines()[0]})") from None
@@ -146,12 +146,31 @@ class RemoteReader:
         return len(data)
     def close(self): pass
 
-# %% ../../nbs/data/17_store_files.ipynb #3c7a2d52
-def read_parquet(data, columns=None)->pd.DataFrame:
-    "The table in the bytes of a Parquet file"
-    return pd.read_parquet(io.BytesIO(data), columns=columns)
+# %% ../../nbs/data/17_store_files.ipynb #9b7e610a
+_NEEDED = ('id','shard','offset','frames','crc32','problem') # columns of every table
 
-# %% ../../nbs/data/17_store_files.ipynb #f915a44f
+_KINDS = dict(duration_s='f') | dict.fromkeys(('size','shard','offset','frames','crc32'), 'i') # of numpy; text otherwise
+
+def _has_type(table, column):
+    "Is this a column of the right type, or one that is not ours?"
+    if column in _KINDS: return table[column].dtype.kind == _KINDS[column]
+    return column not in ('id','split','problem') or pd.api.types.is_string_dtype(table[column])
+
+# %% ../../nbs/data/17_store_files.ipynb #42cfb19a
+def read_parquet(
+    data:bytes, # A Parquet file
+    name:str, # Its name in error messages
+    columns=None, # All by default
+)->pd.DataFrame:
+    "A table of a store; raises `QuantizerError` if it is damaged"
+    with explain_errors(f"{name}: damaged"):
+        table = pd.read_parquet(io.BytesIO(data), columns=columns)
+        for column in (*_NEEDED, *table) if columns is None else columns:
+            if column not in table or not _has_type(table, column):
+                raise QuantizerError(f"{name}: damaged (its column '{column}' is missing, or of another type)")
+    return table
+
+# %% ../../nbs/data/17_store_files.ipynb #f2425c0a
 def finished_shard(
     folder:Folder,
     number:int, # Number of the shard
@@ -161,8 +180,8 @@ def finished_shard(
     frames_file,rows_file = shard_name(number),shard_name(number, 'parquet')
     if not (folder.has(frames_file) and folder.has(rows_file)):
         return None
-    try: rows = read_parquet(folder.read(rows_file))
-    except ValueError: return None
+    try: rows = read_parquet(folder.read(rows_file), rows_file)
+    except QuantizerError: return None
     data,width = memoryview(folder.read(frames_file)),manifest['dim']*np.dtype(manifest['dtype']).itemsize
     stored = rows[rows.shard >= 0]
     sums = [zlib.crc32(data[start:start+n]) for start,n in zip(stored.offset, stored.frames*width)]

@@ -65,7 +65,7 @@ def _inner_sizes(codebook_size, num, shared):
         raise QuantizerError(f"a shared codebook has one size, got {list(sizes)}")
     return sizes
 
-# %% ../../nbs/quantizers/32_residual.ipynb #cee4712b
+# %% ../../nbs/quantizers/32_residual.ipynb #19fc2780
 class Composite(Quantizer):
     "Base class of quantizers that consist of several inner quantizers"
     def __init__(self,
@@ -90,12 +90,15 @@ class Composite(Quantizer):
             self.inner.append(cls(dim=inner_dim, **options))
         check_range(1, MAX_CODEBOOKS, num_codebooks=self.num*self.inner[0].num_codebooks)
         self.loss_weights = self.inner[0].loss_weights
+        if self.num_codebooks*self.codebook_size >= 2**62:
+            raise QuantizerError(f"{self.num_codebooks} codebooks of {self.codebook_size:,} codes: "
+                "expected fewer than 2^62 codes in all")
 
     @property
     def codebook_sizes(self):
         return [size for o in self.quantizers for size in o.codebook_sizes]
 
-# %% ../../nbs/quantizers/32_residual.ipynb #06e6020b
+# %% ../../nbs/quantizers/32_residual.ipynb #322d879a
 @patch(as_prop=True)
 def quantizers(self:Composite)->list:
     "The inner quantizers in order; the same one many times if it is shared"
@@ -105,13 +108,50 @@ def quantizers(self:Composite)->list:
 def _split_codes(self:Composite, codes):
     "Pairs of an inner quantizer and its codes `(...,q)`; fewer codes give the first pairs only"
     width = self.inner[0].num_codebooks
-    return zip(self.quantizers, codes.split(width, -1))
+    return zip(self.levels, codes.split(width, -1))
+
+@patch(as_prop=True)
+def levels(self:Composite)->list:
+    "What is computed with: `quantizers`, or the same on scales of their own"
+    return self.quantizers
 
 # %% ../../nbs/quantizers/32_residual.ipynb #97ad51ee
 def _mean_losses(losses):
     return {name:sum(o[name] for o in losses)/len(losses) for name in losses[0]}
 
-# %% ../../nbs/quantizers/32_residual.ipynb #be499039
+# %% ../../nbs/quantizers/32_residual.ipynb #bd460bf6
+def _left_over(x, quantizer, scale):
+    "What a quantizer on a scale leaves over of `x`"
+    return x - scale*quantizer.from_codes(quantizer.to_codes(x/scale))
+
+@torch.no_grad()
+def _level_scales(quantizers, dim):
+    "`(L,)` scale of each level; `None` if the levels have anything that is learned"
+    state = {k.rpartition('.')[2] for k in quantizers[0].state_dict()}
+    if not state <= {'draws','scales'}: return None
+    scales = torch.ones(len(quantizers))
+    if quantizers[0].draws.is_meta: return scales
+    x = torch.randn(512, dim, generator=torch.Generator().manual_seed(0))
+    for level,quantizer in enumerate(quantizers):
+        factors = 2.**(torch.arange(4, -41, -1)/2) if level else scales[:1]
+        scales[level] = min(factors, key=lambda s: _left_over(x, quantizer, s).pow(2).sum())
+        x = _left_over(x, quantizer, scales[level])
+    return scales
+
+# %% ../../nbs/quantizers/32_residual.ipynb #1ee13058
+class _Scaled:
+    "A quantizer for vectors on another scale"
+    def __init__(self, quantizer, scale):
+        self.quantizer,self.scale = quantizer,scale
+    def quantize(self, x, batch_index):
+        q,codes,losses = self.quantizer.quantize(straight_through(x, x/self.scale), batch_index)
+        return straight_through(q, q*self.scale), codes, losses
+    def to_codes(self, x): return self.quantizer.to_codes(x/self.scale)
+    def topk_codes(self, x, n): return self.quantizer.topk_codes(x/self.scale, n)
+    def from_codes(self, codes): return self.quantizer.from_codes(codes)*self.scale
+    def decode(self, codes): return self.quantizer.decode(codes)*self.scale
+
+# %% ../../nbs/quantizers/32_residual.ipynb #95014f47
 @QUANTIZERS.register('residual')
 class Residual(Composite):
     "Each level quantizes what the level before left over"
@@ -120,7 +160,7 @@ class Residual(Composite):
     def __init__(self,
         dim:int=64, # `D`, dimension of the vectors
         codebook_size:int|list|None=None, # `K` of each level, or a list; the inner quantizer's by default
-        num_quantizers:PositiveInt|None=None, # Number of levels; 4 by default, or as many as there are sizes
+        num_quantizers:Annotated[int,Interval(ge=1, le=1024)]|None=None, # Number of levels; 4 by default, or as many as there are sizes
         quantizer:str|dict='vq', # Quantizer of each level: a name, or a block with a name
         shared:bool=False, # One codebook for all levels?
         dropout:Fraction=0., # Share of the training items that use only a random number of first levels
@@ -135,6 +175,21 @@ class Residual(Composite):
         self.detach = straight if detach is None else detach
         self.is_straight_through = straight and self.detach
         self.dropout,self.beam = dropout,beam
+        self.register_buffer('scales', _level_scales(self.quantizers, dim))
+
+# %% ../../nbs/quantizers/32_residual.ipynb #b30feecf
+@patch(as_prop=True)
+def levels(self:Residual)->list:
+    if self.scales is None: return self.quantizers
+    return [_Scaled(o, s) for o,s in zip(self.quantizers, self.scales)]
+
+# %% ../../nbs/quantizers/32_residual.ipynb #cc2d2ea4
+@patch
+def _load_from_state_dict(self:Residual, state, prefix, *args):
+    if f'{prefix}draws' in state:
+        scales = state.get(f'{prefix}scales')
+        self.scales = scales if scales is None else scales.to(self.draws.device, copy=True)
+    nn.Module._load_from_state_dict(self, state, prefix, *args)
 
 # %% ../../nbs/quantizers/32_residual.ipynb #c03fc8d9
 @patch
@@ -154,13 +209,13 @@ def _quantize_rows(quantizer, x, batch_index, rows):
     all_q = torch.zeros_like(x).index_copy(0, rows, q)
     return all_q, no_codes.index_copy(0, rows, codes), losses
 
-# %% ../../nbs/quantizers/32_residual.ipynb #3361b343
+# %% ../../nbs/quantizers/32_residual.ipynb #c281e94b
 @patch
 def quantize(self:Residual, x, batch_index):
     residual,z_q = x,torch.zeros_like(x)
     codes,losses = [],[]
     depths = self._draw_depths(batch_index) if self.training and self.dropout else None
-    for level,quantizer in enumerate(self.quantizers):
+    for level,quantizer in enumerate(self.levels):
         if depths is None:
             q,c,loss = quantizer.quantize(residual, batch_index)
         else:
@@ -194,12 +249,12 @@ def decode(self:Residual,
     z_q = sum(quantizer.decode(c) for quantizer,c in self._split_codes(codes))
     return z_q*(codes[...,:1] != NO_CODE)
 
-# %% ../../nbs/quantizers/32_residual.ipynb #3cba4299
+# %% ../../nbs/quantizers/32_residual.ipynb #83e0e027
 @patch
 def to_codes(self:Residual, x):
     if self.beam > 1: return self._beam_search(x)
     codes = []
-    for quantizer in self.quantizers:
+    for quantizer in self.levels:
         codes.append(quantizer.to_codes(x))
         x = x - quantizer.from_codes(codes[-1])
     return torch.cat(codes, 1)
@@ -217,7 +272,7 @@ def _extend_beam(quantizer, residuals, codes, beam):
     best = errors.topk(min(beam, B*n), 1, largest=False).indices[...,None]
     return tuple(o.gather(1, best.expand(-1, -1, o.shape[2])) for o in (residuals,codes))
 
-# %% ../../nbs/quantizers/32_residual.ipynb #223a1d69
+# %% ../../nbs/quantizers/32_residual.ipynb #b7bf3275
 @patch
 def _beam_search(self:Residual, x):
     "Codes `(N,Q)`; in chunks, to bound the memory"
@@ -227,7 +282,7 @@ def _beam_search(self:Residual, x):
     for chunk in chunks:
         residuals = chunk[:,None]
         codes = chunk.new_zeros(chunk.shape[0], 1, 0, dtype=torch.long)
-        for quantizer in self.quantizers:
+        for quantizer in self.levels:
             residuals,codes = _extend_beam(quantizer, residuals, codes, self.beam)
         found.append(codes[:,0])
     return torch.cat(found)

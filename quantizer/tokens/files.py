@@ -16,7 +16,7 @@ import soundfile as sf, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from ..core.errors import QuantizerError, name_file, escape_path
-from ..core.files import atomic_path
+from ..core.files import atomic_path, expand_path
 from ..data.audio import load_audio
 from .tokenizer import Tokenizer
 
@@ -40,6 +40,7 @@ def load_tokens(
     tokenizer:Tokenizer|None=None, # If given, the tokens must be its own
 )->dict: # Name -> `(T',Q)` int64 codes
     "Read tokens; raises `QuantizerError` for a damaged file, tokens of another tokenizer, or codes that were cut"
+    path = expand_path(path)
     if not Path(path).is_file():
         raise QuantizerError(f"{path}: no such file")
     try:
@@ -63,7 +64,7 @@ def _recordings(path, sample_rate):
     "`(name, file, function that reads it)` of each recording at `path`, and recordings to skip: name -> reason"
     from quantizer.data.corpus import Corpus, MANIFESTS, join_path
     from quantizer.data.sources import LHOTSE
-    is_sample = path == 'sample'
+    path,is_sample = expand_path(path),path == 'sample'
     is_table = str(path).lower().endswith((*MANIFESTS, *LHOTSE, '.tar'))
     if not (is_sample or is_table or Path(path).is_dir()):
         return [(escape_path(path), path, partial(load_audio, path, sample_rate))],{}
@@ -114,6 +115,7 @@ def decode_file(
     out:str|Path, # New folder
 )->list[str]: # Names of the recordings
     "Decode tokens to `features.safetensors`, and to sounds if the features have one"
+    out = expand_path(out)
     if Path(out).exists():
         raise QuantizerError(f"{out}: exists already; name another folder")
     feats = {name:tokenizer.decode(codes).contiguous() for name,codes in load_tokens(tokens, tokenizer).items()}

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/tokens/tokenizer.html.md"""
 # %% auto #0
 __all__ = ['FILES', 'Tokenizer']
 
-# %% ../../nbs/tokens/42_tokenizer.ipynb #a3e22981
+# %% ../../nbs/tokens/42_tokenizer.ipynb #b85c00aa
 import json, math
 from pathlib import Path
 import torch
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from ..core.errors import QuantizerError, check_range, name_file
-from ..core.files import atomic_path
+from ..core.files import atomic_path, expand_path
 from ..core.tensors import as_array, fingerprint as hash_parts, pad_batch, to_tensor
 from ..data.audio import AudioBytes, check_samples, load_audio, parse_rate, resample
 from ..data.features import FEATURES
@@ -185,6 +185,7 @@ def save(self:Tokenizer,
     path:str|Path, # New folder
 ):
     "Write the tokenizer into a new folder; raises `QuantizerError` if it exists"
+    path = expand_path(path)
     if Path(path).exists():
         raise QuantizerError(f"{path}: exists already")
     weights = {name:tensor.detach().cpu().contiguous() for name,tensor in self.model.codec_state().items()}
@@ -205,13 +206,13 @@ def _read_tokenizer(cls, path):
     model = load_weights(lambda: build_model(config['model'], torch.zeros(dim), torch.ones(dim)), weights)
     return cls(config, model),config['fingerprint']
 
-# %% ../../nbs/tokens/42_tokenizer.ipynb #ebea7ee2
+# %% ../../nbs/tokens/42_tokenizer.ipynb #a83677fe
 @patch(cls_method=True)
 def load(cls:Tokenizer,
     path:str|Path, # Folder that `save` wrote, or the folder of a run
 )->Tokenizer:
     "Read a tokenizer; raises `QuantizerError` if anything in the folder is missing or damaged"
-    path = Path(path)
+    path = Path(expand_path(path))
     if (path/'tokenizer'/'config.json').is_file():
         path = path/'tokenizer'
     if not (path/'config.json').is_file():

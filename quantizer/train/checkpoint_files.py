@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/train/checkpoint_files.html.md""
 __all__ = ['save_checkpoint', 'verify_checkpoint', 'load_checkpoint', 'sweep_checkpoints', 'checkpoint_step', 'step_checkpoints',
            'latest_checkpoint']
 
-# %% ../../nbs/train/60_checkpoint_files.ipynb #053efe2f
+# %% ../../nbs/train/60_checkpoint_files.ipynb #c09739ad
 import hashlib, json, shutil
 from collections import defaultdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from fastcore.basics import noop
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from ..core.errors import QuantizerError
+from ..core.errors import QuantizerError, explain_errors
 from ..core.files import atomic_path, replaced
 
 # %% ../../nbs/train/60_checkpoint_files.ipynb #c5b9aa9d
@@ -90,7 +90,7 @@ def _read_state(path):
         raise QuantizerError(f"{path/'state.json'}: damaged; use another checkpoint")
     return state
 
-# %% ../../nbs/train/60_checkpoint_files.ipynb #58f20004
+# %% ../../nbs/train/60_checkpoint_files.ipynb #ccaa9fac
 def verify_checkpoint(
     path:str|Path, # Folder that `save_checkpoint` wrote
 )->dict: # The content of `state.json`
@@ -98,12 +98,21 @@ def verify_checkpoint(
     state = _read_state(Path(path))
     for name,sha256 in state['sha256'].items():
         file = Path(path)/name
-        if not file.is_file() or _file_sha256(file) != sha256:
+        is_inside = name == file.name # not in another folder
+        if not (is_inside and file.is_file()) or _file_sha256(file) != sha256:
             raise QuantizerError(f"{file}: damaged or missing; use another checkpoint")
         try: safe_open(file, 'pt').keys()
         except SafetensorError as e:
             raise QuantizerError(f"{file}: not a safetensors file ({e}); use another checkpoint") from None
     return state
+
+# %% ../../nbs/train/60_checkpoint_files.ipynb #794c0288
+def _load_weights(path, model, weights):
+    known = model.state_dict()
+    weights = {k:v for k,v in weights.items() if k in known or not k.startswith('objectives.')} # a model to encode with
+    try: model.load_state_dict(weights)
+    except RuntimeError as e:
+        raise QuantizerError(f"{path}: of another model ({' '.join(str(e).split())[:200]})") from None
 
 # %% ../../nbs/train/60_checkpoint_files.ipynb #58f10007
 def _load_moments(path, opt, flat):
@@ -115,7 +124,7 @@ def _load_moments(path, opt, flat):
                 f"or the parameter groups were different (parameter {i})")
     opt.load_state_dict(opt.state_dict() | dict(state=moments))
 
-# %% ../../nbs/train/60_checkpoint_files.ipynb #58f10009
+# %% ../../nbs/train/60_checkpoint_files.ipynb #b8f12f1d
 def load_checkpoint(
     path:str|Path, # Folder that `save_checkpoint` wrote
     model:nn.Module, # Receives the weights
@@ -125,15 +134,12 @@ def load_checkpoint(
     path,state = Path(path),verify_checkpoint(path)
     def _load(name):
         return load_file(path/f'{name}.safetensors') if f'{name}.safetensors' in state['sha256'] else {}
-    known = model.state_dict()
-    weights = {k:v for k,v in _load('model').items() if k in known or not k.startswith('objectives.')} # a model to encode with
-    try: model.load_state_dict(weights)
-    except RuntimeError as e:
-        raise QuantizerError(f"{path}: of another model ({' '.join(str(e).split())[:200]})") from None
-    if opt is not None:
-        _load_moments(path, opt, _load('optimizer'))
-    for name,tensors in _unflatten(_load('callbacks')).items():
-        state['callbacks'][name].update(tensors)
+    with explain_errors(f"{path}: damaged, or of another version"):
+        _load_weights(path, model, _load('model'))
+        if opt is not None:
+            _load_moments(path, opt, _load('optimizer'))
+        for name,tensors in _unflatten(_load('callbacks')).items():
+            state['callbacks'][name].update(tensors)
     state['rng'] = _load('rng')
     return state
 

@@ -19,7 +19,7 @@ from .loggers import check_loggers
 from .schedule import anneal, check_schedule
 from .stopping import EarlyStop
 
-# %% ../../nbs/train/65_options.ipynb #61fab5f7
+# %% ../../nbs/train/65_options.ipynb #cf87c042
 @dataclass
 class TrainOptions:
     "A training run: the block `train`"
@@ -36,7 +36,7 @@ class TrainOptions:
     compile:bool=False # Compile encoder and decoder with `torch.compile`
     nonfinite:Annotated[Literal['stop','skip'], RESUME_SAFE]='stop' # At a NaN or infinite loss or gradient
     early_stop:Annotated[dict|None, RESUME_SAFE]=None # When to end early: options of `EarlyStop`
-    checkpoint:Annotated[dict|None, RESUME_SAFE]=None # When to save: options of `Checkpoint`
+    checkpoint:Annotated[dict|None, RESUME_SAFE]=None # When to save: options of `Checkpoint`; by default also every five minutes
     log_steps:Annotated[PositiveInt, RESUME_SAFE]=10 # Steps between rows of `steps.csv`
     loggers:Annotated[str|list|None, RESUME_SAFE]=None # `tensorboard`, `wandb`, or blocks with a name
     init_from:str|None=None # Run, checkpoint or tokenizer whose weights the run starts with

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, name_file
+from ..core.files import expand_path
 from ..core.options import check_options
 from ..models.autoencoder import SpeechQuantizer, build_model, check_model
 
@@ -271,7 +272,7 @@ def load_published(
     config:dict|None=None, # Settings that the file does not hold, or holds wrongly, by their names there
 )->tuple[SpeechQuantizer,dict]: # The model, and `settings`, `mask_code`, and the blocks `features` and `model` of a config
     "Read a published quantizer; raises `QuantizerError` naming what is wrong with the file"
-    try: return _load(Path(path), config or {})
+    try: return _load(Path(expand_path(path)), config or {})
     except QuantizerError as e:
         raise QuantizerError(name_file(e, path)) from None
 
