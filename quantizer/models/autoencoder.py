@@ -8,18 +8,15 @@ Docs: https://quantizer-dev.github.io/quantizer/models/autoencoder.html.md"""
 __all__ = ['MAX_CHUNK_FRAMES', 'Reconstruction', 'SpeechQuantizer', 'Chunk', 'merge_loss_weights', 'objective_classes',
            'check_model', 'build_model', 'load_weights', 'add_objectives']
 
-# %% ../../nbs/models/39_autoencoder.ipynb #76706599
+# %% ../../nbs/models/39_autoencoder.ipynb #1240d4ce
 import inspect, math
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, make_dataclass
-from itertools import count
-from threading import get_ident
 from typing import Callable, NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch.overrides import TorchFunctionMode
 from ..core.distributed import all_reduce_sum
 from ..core.errors import QuantizerError, nearest_name
 from ..core.options import check_block, check_options, parse_number
@@ -312,39 +309,33 @@ def build_model(
     losses = {k:w for k,w in block['losses'].items() if k in LOSSES and not inspect.isclass(LOSSES[k])}
     return SpeechQuantizer(encoder, quantizer, decoder, losses, mean, std)
 
-# %% ../../nbs/models/39_autoencoder.ipynb #2735ee36
-@contextmanager
-def _at_most(n):
-    "Raise a `QuantizerError` where this thread gives modules more than `n` tensors"
-    made,thread = count(1),get_ident()
-    def _count(module, name, tensor):
-        if get_ident() == thread and next(made) > n:
-            raise QuantizerError("the config asks for more layers than there are weights")
-    hooks = [torch_module.register_module_parameter_registration_hook(_count),
-        torch_module.register_module_buffer_registration_hook(_count)]
-    try: yield
-    finally:
-        for hook in hooks: hook.remove()
+# %% ../../nbs/models/39_autoencoder.ipynb #46f1fcac
+_FACTORIES = {torch.arange, torch.empty, torch.full, torch.hann_window, torch.ones, torch.rand, torch.randn,
+    torch.randperm, torch.zeros}
 
-# %% ../../nbs/models/39_autoencoder.ipynb #4ab10afb
-def _make_empty(make, n):
-    "The model on the `meta` device; `None` if a class of the user's computes with values while it is made"
-    with torch.device('meta'), _at_most(n):
-        try: return make()
-        except RuntimeError as e:
-            if 'meta' in str(e): return None
-            raise
+class _Budget(TorchFunctionMode):
+    "Raise a `QuantizerError` when this thread makes more tensors, or larger ones, than `weights` can need"
+    def __init__(self, weights):
+        super().__init__()
+        self.tensors = 1000+20*len(weights) # some are not saved
+        self.numbers = 2**22+3*sum(o.numel() for o in weights.values())
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _FACTORIES:
+            sizes = args[0] if args and isinstance(args[0], (tuple,list)) else args
+            self.tensors -= 1
+            self.numbers -= math.prod(abs(o) for o in sizes if isinstance(o, int) and o)
+        if min(self.tensors, self.numbers) < 0:
+            raise QuantizerError("the config asks for a larger model than the weights are")
+        return func(*args, **(kwargs or {}))
 
-# %% ../../nbs/models/39_autoencoder.ipynb #483499c3
+# %% ../../nbs/models/39_autoencoder.ipynb #f0fec0b0
 def load_weights(
     make:Callable, # Called without arguments, makes the model that a config describes
     weights:dict, # Name -> tensor
 )->SpeechQuantizer: # With these weights
-    "Make a model if the weights fit; raises `QuantizerError` before memory is taken for one that they do not fit"
+    "Make a model and load its weights; raises `QuantizerError` if they differ, at once if the model is larger"
     try:
-        empty = _make_empty(make, 100+10*len(weights)) # not all buffers are saved
-        if empty is not None: empty.load_state_dict({k:v.to('meta') for k,v in weights.items()})
-        model = make()
+        with _Budget(weights): model = make()
         model.load_state_dict(weights)
     except RuntimeError as e:
         reason = ' '.join(str(e).split()).split(': ', 1)[-1][:200]
