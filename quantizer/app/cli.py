@@ -325,6 +325,9 @@ def _error_line(error):
     if isinstance(error, KeyboardInterrupt):
         return 'terminated' if _exit_code(error) == 143 else 'interrupted'
     if isinstance(error, QuantizerError): return str(error)
+    if isinstance(error, (RuntimeError,MemoryError)):
+        from quantizer.train.step import is_oom
+        return f'out of memory ({str(error)[:150]})' if is_oom(error) else None
     if not isinstance(error, OSError): return None
     name = re.sub(r'/\.([^/]*)\.tmp-\d+', r'/\1', str(error.filename or '')) # without the suffix of `atomic_path`
     return f"{name}: {(error.strerror or str(error)).lower()}"

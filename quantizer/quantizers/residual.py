@@ -158,7 +158,7 @@ class Residual(Composite):
     def __init__(self,
         dim:int=64, # `D`, dimension of the vectors
         codebook_size:int|list|None=None, # `K` of each level, or a list; the inner quantizer's by default
-        num_quantizers:PositiveInt|None=None, # Number of levels; 4 by default, or as many as there are sizes
+        num_quantizers:Annotated[int,Interval(ge=1, le=1024)]|None=None, # Number of levels; 4 by default, or as many as there are sizes
         quantizer:str|dict='vq', # Quantizer of each level: a name, or a block with a name
         shared:bool=False, # One codebook for all levels?
         dropout:Fraction=0., # Share of the training items that use only a random number of first levels

@@ -194,7 +194,7 @@ def is_oom(
     error:Exception, # any error
 )->bool:
     "Did memory run out, on a GPU or on a CPU?"
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError,MemoryError)) or "can't allocate memory" in str(error)
 
 def _memory_use(device):
     if device.type == 'cuda':
