@@ -9,7 +9,7 @@ __all__ = ['AUDIO_SUFFIXES', 'CODEC_SUFFIXES', 'MAX_PEAK', 'MAX_TAPS', 'MAX_UPSA
            'has_audio_suffix', 'AudioBytes', 'is_url', 'open_binary', 'AudioInfo', 'probe', 'check_samples',
            'parse_rate', 'resample', 'span_samples', 'load_audio', 'levels']
 
-# %% ../../nbs/data/08_audio.ipynb #c8ed941b
+# %% ../../nbs/data/08_audio.ipynb #52f0f6d8
 import io, math, os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -19,21 +19,24 @@ from torch import Tensor
 from torchaudio.functional import resample as sinc_resample
 from ..core.errors import QuantizerError, escape_path, explain_errors, first_line
 from ..core.files import expand_path
-from .lengths import check_claim, last_ogg_page, missing_part, read_at
+from .containers import MAGIC, LengthProblem, Pieces, read_at
+from .lengths import check_claim, find_streams
+from .mp3 import Mp3Stream
 from ..core.options import parse_number
 
-# %% ../../nbs/data/08_audio.ipynb #2bc6cbd5
+# %% ../../nbs/data/08_audio.ipynb #01b17a71
 class AudioError(QuantizerError):
     "A file of audio that cannot be used"
     def __init__(self,
         message:str, # One line that names the file
-        kind:str='unreadable', # Or `missing`, `empty`, `truncated`, `damaged`, `NaN`, `scale`, `refused`, `span`
+        kind:str='unreadable', # `missing`, `empty`, `truncated`, `damaged`, `length`, `NaN`, `scale`, `refused`, `span`
     ):
         super().__init__(message)
         self.kind = kind
 
-# %% ../../nbs/data/08_audio.ipynb #8830d6ec
-AUDIO_SUFFIXES = ('.wav','.flac','.mp3','.ogg','.opus','.aiff','.aif','.au')
+# %% ../../nbs/data/08_audio.ipynb #781c6c32
+AUDIO_SUFFIXES = ('.wav','.flac','.mp3','.ogg','.opus','.aiff','.aif','.au', # and rarer ones:
+    '.aifc','.caf','.mp2','.oga','.rf64','.snd','.sph','.w64')
 CODEC_SUFFIXES = ('.m4a','.mp4','.aac','.webm','.wma') # these need torchcodec
 
 def has_audio_suffix(name:str)->bool:
@@ -47,12 +50,6 @@ class AudioBytes:
     name:str # Name in error messages
     data:bytes = field(repr=False) # The whole file, undecoded
     def __str__(self): return self.name
-
-# %% ../../nbs/data/08_audio.ipynb #af9c52d0
-class _SafeBytes(io.BytesIO):
-    def seek(self, offset, whence=0):
-        try: return super().seek(offset, whence)
-        except ValueError: return self.tell()
 
 # %% ../../nbs/data/08_audio.ipynb #scd38f1e
 def is_url(path)->bool:
@@ -76,13 +73,13 @@ def _why_missing(src):
     if not is_broken_link: return 'no such file'
     return f'a link to {escape_path(os.readlink(src))}, which is not there'
 
-# %% ../../nbs/data/08_audio.ipynb #66184c30
+# %% ../../nbs/data/08_audio.ipynb #b9aae45f
 def open_binary(
     src:str|Path|AudioBytes, # File, URL or bytes
 ):
     "Open `src` for reading; raises `AudioError` naming it"
     if isinstance(src, AudioBytes):
-        return _SafeBytes(src.data)
+        return io.BytesIO(src.data)
     src,name = expand_path(src),escape_path(src)
     with explain_errors(f"{name}: cannot be opened", AudioError, kind='missing'):
         try: return _open_url(src) if is_url(src) else _open_file(src)
@@ -108,70 +105,110 @@ def _codec_decoder(src, f):
             "install FFmpeg, in a version that it supports") from None
     return AudioDecoder(f)
 
-# %% ../../nbs/data/08_audio.ipynb #08a10011
+# %% ../../nbs/data/08_audio.ipynb #3eecd69e
 class _CodecFile:
-    "A file that torchcodec decodes, with the interface of `SoundFile`"
+    "A file that torchcodec decodes, with the interface of `_Decoder`"
     format = 'torchcodec'
     def __init__(self, src, f):
-        self.decoder,self.position,self.samples = _codec_decoder(src, f),0,None
+        self.decoder = _codec_decoder(src, f)
         about = self.decoder.metadata
         self.samplerate,self.channels,self.subtype = about.sample_rate,about.num_channels,about.codec
-        self.frames = round((about.duration_seconds or 0)*about.sample_rate)
-    def seek(self, position): self.position = position
+        self.length = round((about.duration_seconds or 0)*about.sample_rate)
+    def count(self):
+        self.samples = self.decoder.get_all_samples().data.T.numpy()
+        self.length = len(self.samples)
+    def go_to(self, position): self.position = position
     def read(self, n, **_):
-        if self.samples is None:
-            self.samples = self.decoder.get_all_samples().data.T.numpy()
         start,self.position = self.position,self.position+n
         return self.samples[start:self.position]
     def close(self): pass
 
-# %% ../../nbs/data/08_audio.ipynb #2351e0bd
+# %% ../../nbs/data/08_audio.ipynb #7c54ac08
+def _buffered(pieces):
+    return io.BufferedReader(Pieces(pieces), 2**16)
+
+class _Decoder(sf.SoundFile):
+    def __init__(self, file, stream):
+        super().__init__(file)
+        self.stream = stream
+        self.length = self.frames if stream.samples is None else stream.samples
+    def seekable(self): return False
+    def go_to(self, start):
+        "Let the next read begin at sample `start`"
+        left,last_page = start,self.stream.last_page
+        if isinstance(self.stream, Mp3Stream):
+            pieces,left = self.stream.pieces_at(start) if start else (self.stream.pieces, 0)
+            self.close()
+            super().__init__(_buffered(pieces))
+        else:
+            first = start if last_page is None else min(start, max(0, last_page-1))
+            try: left = start-self.seek(first)
+            except sf.LibsndfileError: pass # it cannot seek
+        while left > 0 and len(block := self.read(min(left, 2**18), 'float32')): left -= len(block)
+
+# %% ../../nbs/data/08_audio.ipynb #ee629a29
 def _reason(error):
     return first_line(error).removesuffix('.').split(': ')[-1].lower()
 
-def _decoder(src, f):
-    "A `SoundFile` or a `_CodecFile`"
+def _decoder(src, f, stream):
+    "A `_Decoder` or a `_CodecFile`"
+    is_file = not (isinstance(src, AudioBytes) or is_url(src))
+    is_right = stream.pieces == [(f, 0, f.seek(0, os.SEEK_END))] and read_at(f, 0, 4) in MAGIC
+    if not _needs_codec(read_at(f, 0, 12)):
+        return _Decoder(os.fsencode(src) if is_file and is_right else _buffered(stream.pieces), stream)
     f.seek(0)
-    try: return sf.SoundFile(f if isinstance(src, AudioBytes) or is_url(src) else os.fsencode(src))
-    except (sf.LibsndfileError, RuntimeError, TypeError):
-        if not _needs_codec(read_at(f, 0, 12)): raise
-        f.seek(0)
-        return _CodecFile(src, f)
+    return _CodecFile(src, f)
 
-# %% ../../nbs/data/08_audio.ipynb #397917ea
+# %% ../../nbs/data/08_audio.ipynb #25889eef
+class _Recording:
+    "The decoders of the streams of a file"
+    def __init__(self, decoders):
+        self.decoders,first = decoders,decoders[0]
+        self.samplerate,self.channels = first.samplerate,first.channels
+        self.format = f'{first.format} {first.subtype}'
+    @property
+    def frames(self): return sum(o.length for o in self.decoders)
+    def close(self):
+        for o in self.decoders: o.close()
+
+def _why_refused(recording, size):
+    "Why a file is not decoded; `None` if it is"
+    rates = sorted({o.samplerate for o in recording.decoders})
+    if len(rates) == 1: return check_claim(recording, size)
+    return f'its parts have sample rates of {" and ".join(map(str, rates))} Hz; split it first'
+
+# %% ../../nbs/data/08_audio.ipynb #9d4736af
 def _decode_checked(src, f, name):
-    "A decoder for `src`, if the file is complete and its claim is plausible"
+    "The recording in `src`, if the file is complete and its claim is plausible"
     size = f.seek(0, os.SEEK_END)
     if size == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes)", 'empty')
-    missing = missing_part(f, size)
-    if missing:
-        raise AudioError(f"{name}: truncated ({missing})", 'truncated')
-    is_ogg = read_at(f, 0, 4) == b'OggS'
-    last_page = last_ogg_page(f, size)[1] if is_ogg else None
-    audio = _decoder(src, f)
-    audio.last_page = last_page
-    refused = check_claim(audio, size)
-    if not refused: return audio
-    audio.close()
-    raise AudioError(f"{name}: {refused}", 'refused')
+    recording = _Recording([_decoder(src, f, o) for o in find_streams(f)])
+    refused = _why_refused(recording, size)
+    if refused:
+        recording.close()
+        raise AudioError(f"{name}: {refused}", 'refused')
+    for o in recording.decoders:
+        if isinstance(o, _CodecFile): o.count()
+    return recording
 
-# %% ../../nbs/data/08_audio.ipynb #sc98067a
+# %% ../../nbs/data/08_audio.ipynb #6d3328af
 @contextmanager
 def _open_audio(src):
-    "`src` as an open `SoundFile`"
+    "`src` as an open `_Recording`"
     src,name = expand_path(src),escape_path(str(src))
     with open_binary(src) as f:
         try: audio = _decode_checked(src, f, name)
         except QuantizerError: raise
+        except LengthProblem as e: raise AudioError(f"{name}: {e}", e.kind) from None
         except Exception as e: # decoders raise errors of any type
             raise AudioError(f"{name}: not an audio file that can be read ({_reason(e)})") from None
         with closing(audio): yield audio
 
-# %% ../../nbs/data/08_audio.ipynb #e7098384
+# %% ../../nbs/data/08_audio.ipynb #d836116f
 @dataclass(frozen=True)
 class AudioInfo:
-    "What the header of an audio file says"
+    "What an audio file holds"
     sample_rate:int # Samples per second
     channels:int # 1 for mono, 2 for stereo
     samples:int # In each channel
@@ -181,45 +218,50 @@ class AudioInfo:
         "Length in seconds"
         return self.samples/self.sample_rate
 
-# %% ../../nbs/data/08_audio.ipynb #sce363e8
+# %% ../../nbs/data/08_audio.ipynb #c48c149f
 def probe(
     src:str|Path|AudioBytes, # File, URL or bytes
 )->AudioInfo:
-    "Read the header of `src`; raises `AudioError` naming it if the header is unreadable or not plausible"
+    "What `src` holds, without decoding it; raises `AudioError` naming it if that cannot be told or is not plausible"
     with _open_audio(src) as audio:
-        format = f'{audio.format} {audio.subtype}'
-        return AudioInfo(audio.samplerate, audio.channels, audio.frames, format)
+        return AudioInfo(audio.samplerate, audio.channels, audio.frames, audio.format)
 
-# %% ../../nbs/data/08_audio.ipynb #d813f405
-def _read_blocks(audio, start, n):
-    "`n` samples from `start` as mono; fewer if the file ends"
+# %% ../../nbs/data/08_audio.ipynb #eab542c5
+def _read_blocks(decoder, start, n):
+    "`n` samples from `start` as mono; fewer if the stream ends"
     mono,done = np.empty(n, np.float32),0
-    audio.seek(start)
+    decoder.go_to(start)
     while done < n:
-        block = audio.read(min(n-done, 2**18), dtype='float32', always_2d=True)
+        block = decoder.read(min(n-done, 2**18), dtype='float32', always_2d=True)
         if not len(block): break
         mono[done:done+len(block)] = block.mean(1)
         done += len(block)
     return mono[:done]
 
-# %% ../../nbs/data/08_audio.ipynb #08a10015
-def _read_ogg_at(audio, start, n):
-    first = min(start, max(0, audio.last_page-1))
-    audio.seek(first)
-    return audio.read(start-first+n, dtype='float32', always_2d=True)[start-first:].mean(1)
-
-# %% ../../nbs/data/08_audio.ipynb #sc78eaaf
-def _read_ogg(audio, start, n):
-    "`n` samples from `start` of an OGG file as mono; raises `RuntimeError` if a page is missing"
-    mono,tail = _read_ogg_at(audio, start, n),min(n, 1000)
-    if len(mono) == n and start+n < audio.frames:
-        again = _read_ogg_at(audio, start+n-tail, tail)
+# %% ../../nbs/data/08_audio.ipynb #8f75fa81
+def _read_ogg(decoder, start, n):
+    "`n` samples from `start` of an OGG stream as mono; raises `RuntimeError` if a page is missing"
+    mono,tail = _read_blocks(decoder, start, n),min(n, 1000)
+    if len(mono) == n and start+n < decoder.length:
+        again = _read_blocks(decoder, start+n-tail, tail)
         difference,level = np.abs(again-mono[-tail:]).mean(),np.abs(mono[-tail:]).mean()
         if difference > 0.1*level+1e-4:
             raise RuntimeError('a part of it is missing')
     return mono
 
-# %% ../../nbs/data/08_audio.ipynb #fe4803f5
+# %% ../../nbs/data/08_audio.ipynb #e83e1cfd
+def _read_streams(recording, start, n):
+    "`n` samples from `start` as mono; fewer if a stream has fewer than it should"
+    parts,begin = [],0
+    for o in recording.decoders:
+        first,last = max(start-begin, 0),min(start+n-begin, o.length)
+        begin += o.length
+        if first >= last: continue
+        parts.append((_read_ogg if o.format == 'OGG' else _read_blocks)(o, first, last-first))
+        if len(parts[-1]) < last-first: break
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+# %% ../../nbs/data/08_audio.ipynb #bd68b983
 MAX_PEAK = 16 # Largest sample that is believed; full scale is 1
 
 def check_samples(
@@ -234,16 +276,13 @@ def check_samples(
     raise AudioError(f"{name}: holds samples up to {peak:,.0f}, expected floats between -1 and 1 "
         "(divide 16-bit samples by 32768)", 'scale')
 
-# %% ../../nbs/data/08_audio.ipynb #8f604e8f
+# %% ../../nbs/data/08_audio.ipynb #69a78f40
 def _read_mono(audio, start, n, name):
     "`n` samples from `start`, or an `AudioError`"
-    read = _read_ogg if audio.format == 'OGG' else _read_blocks
-    try: mono = read(audio, start, n)
+    try: mono = _read_streams(audio, start, n)
     except (sf.LibsndfileError, RuntimeError) as e:
         raise AudioError(f"{name}: damaged ({_reason(e)})", 'damaged') from None
-    is_rounded = isinstance(audio, _CodecFile) # its containers round their length
-    tolerance = audio.samplerate//10-1 if is_rounded else 0
-    if n-len(mono) > tolerance:
+    if len(mono) < n:
         raise AudioError(f"{name}: truncated or damaged "
             f"({len(mono):,} of {n:,} samples could be read)", 'truncated')
     return check_samples(torch.from_numpy(mono), name)
@@ -316,9 +355,10 @@ def span_samples(
     duration_s:float|None=None, # Length of the span, in seconds; `None` for the rest of the file
 )->tuple[int,int]: # First sample, and the one after the last
     "Where a span lies in a file"
-    start,end = round(start_s*sample_rate),samples
+    most = 1e9 # seconds: larger numbers are no spans, and would overflow
+    start,end = round(max(-most, min(start_s, most))*sample_rate),samples
     if duration_s is not None and abs(start_s+duration_s-samples/sample_rate) > 0.01:
-        end = round((start_s+duration_s)*sample_rate)
+        end = round(max(-most, min(start_s+duration_s, most))*sample_rate)
     return start,end
 
 # %% ../../nbs/data/08_audio.ipynb #4ab320ee
