@@ -264,10 +264,9 @@ class Checkpoints(Surface):
                 files[name] = json.dumps(state | dict(self=own)).encode()
             except Exception: pass
     def resume(self):
-        learn,callback = self.learn,self.callback
-        learn.epoch,learn.train_iter,learn.pct_train,callback.restored,callback.best = 0,0,0.,None,np.inf
-        callback.restore()
-        callback.before_train()
+        self.learn.epoch,self.learn.train_iter,self.learn.pct_train,self.learn.is_fitting = 0,0,0.,True
+        self.learn('before_fit')
+        self.callback.before_train()
     def read(self, rng, refused):
         run = self.folder
         path = latest_checkpoint(run/'checkpoints', refused.append)
@@ -356,8 +355,9 @@ class Watch:
             if isinstance(path, int) or not (flags & (os.O_WRONLY|os.O_RDWR|os.O_CREAT)): return
             self.check(event, path)
         elif event in self.WRITES:
+            fd = args[-1] if event != 'os.rename' and isinstance(args[-1], int) and args[-1] >= 0 else None # of the folder that names are relative to
             for path in args[:2]:
-                if isinstance(path, (str,bytes,os.PathLike)): self.check(event, path)
+                if isinstance(path, (str,bytes,os.PathLike)): self.check(event, path if fd is None else os.path.join(f'/proc/self/fd/{fd}', os.fsdecode(path)))
         elif event in self.FORBIDDEN: self.seen.append(f'{event} {str(args)[:200]}')
     def check(self, event, path):
         path = os.path.realpath(os.fsdecode(path))
