@@ -175,7 +175,7 @@ def test_codec(monkeypatch):
     samples = torch.linspace(-1, 1, 17000)
     about = SimpleNamespace(sample_rate=SR, num_channels=1, codec='aac', duration_seconds=1.)
     decoder = SimpleNamespace(metadata=about, get_all_samples=lambda: SimpleNamespace(data=samples[None]))
-    monkeypatch.setattr('quantizer.data.audio._codec_decoder', lambda src, f: decoder)
+    monkeypatch.setattr('quantizer.data.decoders._codec_decoder', lambda f: decoder)
     assert lengths(AudioBytes('a.aac', b'\xff\xf1'+bytes(99))) == (17000, 17000)
 
 def test_hostile(files, capfd):

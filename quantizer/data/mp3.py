@@ -7,14 +7,14 @@ Docs: https://quantizer-dev.github.io/quantizer/data/mp3.html.md"""
 # %% auto #0
 __all__ = ['FRAME_START', 'MAX_FRAME', 'KBPS', 'MAX_STREAMS', 'Mp3Stream', 'tag_size', 'too_many_streams', 'mp3_streams']
 
-# %% ../../nbs/data/84_mp3.ipynb #2357062e
+# %% ../../nbs/data/84_mp3.ipynb #881368ec
 import io, re, struct
 from array import array
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, product
 from fastcore.basics import patch
-from .containers import LengthProblem, Stream, find_all, missing_bytes, read_at, with_bytes
+from .containers import AudioProblem, Stream, find_all, missing_bytes, read_at, with_bytes
 
 # %% ../../nbs/data/84_mp3.ipynb #160cdfa1
 FRAME_START = rb'\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]' # The first two bytes of a frame
@@ -155,9 +155,9 @@ def _header_fields(frame, mark):
     delay = known[21]<<4 | known[22]>>4 if len(known) == 23 and known[0] else 0
     return (mark+8)*n_frames,(mark+8+4*n_frames)*n_bytes,529+delay
 
-# %% ../../nbs/data/84_mp3.ipynb #c055b0d5
+# %% ../../nbs/data/84_mp3.ipynb #51edcdd7
 def _check_header(start, end, frames, frame, fields):
-    "Raise `LengthProblem` if a header frame says that frames are missing"
+    "Raise `AudioProblem` if a header frame says that frames are missing"
     frames_at,bytes_at,_ = fields
     claimed,missing = _number(frame, frames_at),start+_number(frame, bytes_at)-end
     is_short = claimed > len(frames) and (missing > 0 or not bytes_at)
@@ -201,7 +201,7 @@ def tag_size(
     if head[:8] == b'APETAGEX': return 32+int.from_bytes(head[12:16], 'little')
     return 128 if head[:3] == b'TAG' else 0
 
-# %% ../../nbs/data/84_mp3.ipynb #3b833d45
+# %% ../../nbs/data/84_mp3.ipynb #53edce16
 def _is_run(f, at):
     "Do four frames that begin alike follow each other from `at` on?"
     kind = read_at(f, at, 2)
@@ -218,22 +218,22 @@ def _next_frame(f, at, end, pattern=FRAME_START):
 
 def _check_gap(at, again, size):
     if at < again < size:
-        raise LengthProblem(f'damaged ({again-at:,} bytes at byte {at:,} are no frames)', 'damaged')
+        raise AudioProblem(f'damaged ({again-at:,} bytes at byte {at:,} are no frames)', 'damaged')
 
-# %% ../../nbs/data/84_mp3.ipynb #251cb1b6
+# %% ../../nbs/data/84_mp3.ipynb #b2b2dba4
 MAX_STREAMS = 1000 # Most streams in a file
 
-def too_many_streams()->LengthProblem:
+def too_many_streams()->AudioProblem:
     "The error for a file of too many streams"
-    return LengthProblem(f'refused: it consists of more than {MAX_STREAMS:,} parts', 'refused')
+    return AudioProblem(f'refused: it consists of more than {MAX_STREAMS:,} parts', 'refused')
 
-# %% ../../nbs/data/84_mp3.ipynb #94e397b2
+# %% ../../nbs/data/84_mp3.ipynb #be3133e8
 def mp3_streams(
     f, # An open file
     start:int, # Where its first frame should begin
     size:int, # Where its last frame should end
 )->list[Stream]: # None if this is no MP3 file
-    "The streams of an MP3 file; raises `LengthProblem` if frames are missing or damaged"
+    "The streams of an MP3 file; raises `AudioProblem` if frames are missing or damaged"
     if len(_run(f, start, size)[0]) < 2:
         end = min(size, start+2**16)
         first = _next_frame(f, start, end)
