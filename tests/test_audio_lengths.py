@@ -1,5 +1,5 @@
 "How long a recording is: formats x what headers claim x damage, compared with what ffmpeg decodes, or with what was written"
-import shutil, struct, subprocess
+import shutil, struct, subprocess, time
 from pathlib import Path
 
 import numpy as np, pytest, soundfile as sf
@@ -168,6 +168,25 @@ def test_many_spans(files, capfd):
             assert (load_audio(path, None, first/sr, 900/sr)-whole[first:first+900]).abs().max() < 1e-5, (name, first)
     assert capfd.readouterr().err == ''
 
-def test_many_parts():
-    "A file of a thousand parts is refused, quickly"
-    with pytest.raises(AudioError, match='more than 1,000 parts'): probe(AudioBytes('a.wav', wav(1)*3000))
+def test_codec(monkeypatch):
+    "What torchcodec decodes counts, not the duration that it estimates"
+    import torch
+    from types import SimpleNamespace
+    samples = torch.linspace(-1, 1, 17000)
+    about = SimpleNamespace(sample_rate=SR, num_channels=1, codec='aac', duration_seconds=1.)
+    decoder = SimpleNamespace(metadata=about, get_all_samples=lambda: SimpleNamespace(data=samples[None]))
+    monkeypatch.setattr('quantizer.data.decoders._codec_decoder', lambda f: decoder)
+    assert lengths(AudioBytes('a.aac', b'\xff\xf1'+bytes(99))) == (17000, 17000)
+
+def test_hostile(files, capfd):
+    "Files made of parts, tags or beginnings are refused or read within seconds, and the decoder says nothing"
+    mp3 = files[0]['file_headless'].read_bytes()
+    start = mp3[mp3.index(b'\xff\xf3'):][:4]
+    data = dict(parts=wav(1)*3000, tags=b'ID3\4\0\0\0\0\0\0'*10**5, starts=start*10**6, after=mp3+start*10**6, chunks=b'RIFF\0\0\1\0WAVE'+b'abcd\0\0\0\0'*10**6,
+        pages=(b'OggS\0\2'+bytes(20)+b'\1\0')*10**5, flacs=b'fLaC\0\0\0"'*10**6, pieces=(mp3[:80]+b'ID3\4'+bytes(6))*10**4)
+    for name,o in data.items():
+        begin = time.process_time()
+        error(AudioBytes(name, o))
+        assert time.process_time()-begin < 2, name
+    assert error(AudioBytes('parts.wav', data['parts'])) == 'refused'
+    assert capfd.readouterr().err == ''

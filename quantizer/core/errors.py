@@ -72,7 +72,7 @@ def explain_errors(
 ):
     "Raise `QuantizerError` where the block raises any other exception"
     try: yield
-    except QuantizerError: raise
+    except (QuantizerError, NameError): raise # the second is always a bug of ours
     except Exception as e:
         kind = '' if isinstance(e, (OSError,ValueError)) else f'{type(e).__name__}: '
         raise error(f'{message} ({kind}{first_line(e)})', **options) from None

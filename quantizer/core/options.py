@@ -131,6 +131,8 @@ def _explain(error, options, parameters, where):
     unknown_key = ('extra_forbidden','invalid_key')
     found = sorted(error.errors(), key=lambda o: o['type'] not in unknown_key) # unknown keys first
     kind = found[0]['type']
+    if not found[0]['loc']: # not one key is at fault, but all: halves of characters
+        return QuantizerError(f"'{where}' is {options!r}: {found[0]['msg']}")
     key = found[0]['loc'][0]
     path = f'{where}.{key}' if where else str(key)
     if kind in unknown_key:

@@ -9,7 +9,7 @@ __all__ = ['AUDIO_SUFFIXES', 'CODEC_SUFFIXES', 'MAX_PEAK', 'MAX_TAPS', 'MAX_UPSA
            'has_audio_suffix', 'AudioBytes', 'is_url', 'open_binary', 'AudioInfo', 'probe', 'check_samples',
            'parse_rate', 'resample', 'span_samples', 'load_audio', 'levels']
 
-# %% ../../nbs/data/08_audio.ipynb #52f0f6d8
+# %% ../../nbs/data/08_audio.ipynb #ec9874fb
 import io, math, os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +19,8 @@ from torch import Tensor
 from torchaudio.functional import resample as sinc_resample
 from ..core.errors import QuantizerError, escape_path, explain_errors, first_line
 from ..core.files import expand_path
-from .containers import MAGIC, LengthProblem, Pieces, read_at
-from .lengths import check_claim, find_streams
-from .mp3 import Mp3Stream
+from .containers import AudioProblem
+from .decoders import open_recording
 from ..core.options import parse_number
 
 # %% ../../nbs/data/08_audio.ipynb #01b17a71
@@ -88,120 +87,18 @@ def open_binary(
         except ImportError as e:
             raise AudioError(f"{name}: a URL of this kind needs another package ({e})") from None
 
-# %% ../../nbs/data/08_audio.ipynb #8cd5a96b
-def _needs_codec(head):
-    "Do these bytes begin an MP4, WebM, WMA or AAC file?"
-    is_aac = head[:1] == b'\xff' and head[1:2] in (b'\xf1', b'\xf9')
-    return is_aac or head[4:8] == b'ftyp' or head[:4] in (b'\x1aE\xdf\xa3', b'0&\xb2u')
-
-# %% ../../nbs/data/08_audio.ipynb #sc1e0002
-def _codec_decoder(src, f):
-    problem = f"{escape_path(str(src))}: this format needs torchcodec"
-    try: from torchcodec.decoders import AudioDecoder
-    except ImportError:
-        raise AudioError(f"{problem}: pip install 'quantizer[torchcodec]', and FFmpeg") from None
-    except (OSError, RuntimeError):
-        raise AudioError(f"{problem}, which is installed but does not load: "
-            "install FFmpeg, in a version that it supports") from None
-    return AudioDecoder(f)
-
-# %% ../../nbs/data/08_audio.ipynb #3eecd69e
-class _CodecFile:
-    "A file that torchcodec decodes, with the interface of `_Decoder`"
-    format = 'torchcodec'
-    def __init__(self, src, f):
-        self.decoder = _codec_decoder(src, f)
-        about = self.decoder.metadata
-        self.samplerate,self.channels,self.subtype = about.sample_rate,about.num_channels,about.codec
-        self.length = round((about.duration_seconds or 0)*about.sample_rate)
-    def count(self):
-        self.samples = self.decoder.get_all_samples().data.T.numpy()
-        self.length = len(self.samples)
-    def go_to(self, position): self.position = position
-    def read(self, n, **_):
-        start,self.position = self.position,self.position+n
-        return self.samples[start:self.position]
-    def close(self): pass
-
-# %% ../../nbs/data/08_audio.ipynb #7c54ac08
-def _buffered(pieces):
-    return io.BufferedReader(Pieces(pieces), 2**16)
-
-class _Decoder(sf.SoundFile):
-    def __init__(self, file, stream):
-        super().__init__(file)
-        self.stream = stream
-        self.length = self.frames if stream.samples is None else stream.samples
-    def seekable(self): return False
-    def go_to(self, start):
-        "Let the next read begin at sample `start`"
-        left,last_page = start,self.stream.last_page
-        if isinstance(self.stream, Mp3Stream):
-            pieces,left = self.stream.pieces_at(start) if start else (self.stream.pieces, 0)
-            self.close()
-            super().__init__(_buffered(pieces))
-        else:
-            first = start if last_page is None else min(start, max(0, last_page-1))
-            try: left = start-self.seek(first)
-            except sf.LibsndfileError: pass # it cannot seek
-        while left > 0 and len(block := self.read(min(left, 2**18), 'float32')): left -= len(block)
-
-# %% ../../nbs/data/08_audio.ipynb #3bc20394
+# %% ../../nbs/data/08_audio.ipynb #455b749a
 def _reason(error):
     return first_line(error).removesuffix('.').split(': ')[-1].lower()
 
-def _decoder(src, f, stream):
-    "A `_Decoder` or a `_CodecFile`"
-    is_file = not (isinstance(src, AudioBytes) or is_url(src))
-    is_right = stream.pieces == [(f, 0, f.seek(0, os.SEEK_END))] and read_at(f, 0, 4) in MAGIC
-    try: return _Decoder(os.fsencode(src) if is_file and is_right else _buffered(stream.pieces), stream)
-    except (sf.LibsndfileError, RuntimeError, TypeError):
-        if not _needs_codec(read_at(f, 0, 12)): raise
-        f.seek(0)
-        return _CodecFile(src, f)
-
-# %% ../../nbs/data/08_audio.ipynb #25889eef
-class _Recording:
-    "The decoders of the streams of a file"
-    def __init__(self, decoders):
-        self.decoders,first = decoders,decoders[0]
-        self.samplerate,self.channels = first.samplerate,first.channels
-        self.format = f'{first.format} {first.subtype}'
-    @property
-    def frames(self): return sum(o.length for o in self.decoders)
-    def close(self):
-        for o in self.decoders: o.close()
-
-def _why_refused(recording, size):
-    "Why a file is not decoded; `None` if it is"
-    rates = sorted({o.samplerate for o in recording.decoders})
-    if len(rates) == 1: return check_claim(recording, size)
-    return f'its parts have sample rates of {" and ".join(map(str, rates))} Hz; split it first'
-
-# %% ../../nbs/data/08_audio.ipynb #9d4736af
-def _decode_checked(src, f, name):
-    "The recording in `src`, if the file is complete and its claim is plausible"
-    size = f.seek(0, os.SEEK_END)
-    if size == 0:
-        raise AudioError(f"{name}: the file is empty (0 bytes)", 'empty')
-    recording = _Recording([_decoder(src, f, o) for o in find_streams(f)])
-    refused = _why_refused(recording, size)
-    if refused:
-        recording.close()
-        raise AudioError(f"{name}: {refused}", 'refused')
-    for o in recording.decoders:
-        if isinstance(o, _CodecFile): o.count()
-    return recording
-
-# %% ../../nbs/data/08_audio.ipynb #6d3328af
 @contextmanager
 def _open_audio(src):
-    "`src` as an open `_Recording`"
+    "`src` as an open `AudioFile`"
     src,name = expand_path(src),escape_path(str(src))
     with open_binary(src) as f:
-        try: audio = _decode_checked(src, f, name)
-        except QuantizerError: raise
-        except LengthProblem as e: raise AudioError(f"{name}: {e}", e.kind) from None
+        path = None if isinstance(src, AudioBytes) or is_url(src) else os.fsencode(src)
+        try: audio = open_recording(f, path)
+        except AudioProblem as e: raise AudioError(f"{name}: {e}", e.kind) from None
         except Exception as e: # decoders raise errors of any type
             raise AudioError(f"{name}: not an audio file that can be read ({_reason(e)})") from None
         with closing(audio): yield audio
@@ -227,41 +124,6 @@ def probe(
     with _open_audio(src) as audio:
         return AudioInfo(audio.samplerate, audio.channels, audio.frames, audio.format)
 
-# %% ../../nbs/data/08_audio.ipynb #eab542c5
-def _read_blocks(decoder, start, n):
-    "`n` samples from `start` as mono; fewer if the stream ends"
-    mono,done = np.empty(n, np.float32),0
-    decoder.go_to(start)
-    while done < n:
-        block = decoder.read(min(n-done, 2**18), dtype='float32', always_2d=True)
-        if not len(block): break
-        mono[done:done+len(block)] = block.mean(1)
-        done += len(block)
-    return mono[:done]
-
-# %% ../../nbs/data/08_audio.ipynb #8f75fa81
-def _read_ogg(decoder, start, n):
-    "`n` samples from `start` of an OGG stream as mono; raises `RuntimeError` if a page is missing"
-    mono,tail = _read_blocks(decoder, start, n),min(n, 1000)
-    if len(mono) == n and start+n < decoder.length:
-        again = _read_blocks(decoder, start+n-tail, tail)
-        difference,level = np.abs(again-mono[-tail:]).mean(),np.abs(mono[-tail:]).mean()
-        if difference > 0.1*level+1e-4:
-            raise RuntimeError('a part of it is missing')
-    return mono
-
-# %% ../../nbs/data/08_audio.ipynb #e83e1cfd
-def _read_streams(recording, start, n):
-    "`n` samples from `start` as mono; fewer if a stream has fewer than it should"
-    parts,begin = [],0
-    for o in recording.decoders:
-        first,last = max(start-begin, 0),min(start+n-begin, o.length)
-        begin += o.length
-        if first >= last: continue
-        parts.append((_read_ogg if o.format == 'OGG' else _read_blocks)(o, first, last-first))
-        if len(parts[-1]) < last-first: break
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
 # %% ../../nbs/data/08_audio.ipynb #bd68b983
 MAX_PEAK = 16 # Largest sample that is believed; full scale is 1
 
@@ -277,10 +139,10 @@ def check_samples(
     raise AudioError(f"{name}: holds samples up to {peak:,.0f}, expected floats between -1 and 1 "
         "(divide 16-bit samples by 32768)", 'scale')
 
-# %% ../../nbs/data/08_audio.ipynb #69a78f40
+# %% ../../nbs/data/08_audio.ipynb #5cf9d4c1
 def _read_mono(audio, start, n, name):
     "`n` samples from `start`, or an `AudioError`"
-    try: mono = _read_streams(audio, start, n)
+    try: mono = audio.read(start, n)
     except (sf.LibsndfileError, RuntimeError) as e:
         raise AudioError(f"{name}: damaged ({_reason(e)})", 'damaged') from None
     if len(mono) < n:
@@ -348,7 +210,7 @@ def _read_resampled(audio, start, end, sample_rate, name):
     n = math.ceil((end-start)*new/old)
     return wav[before*new:before*new+n].clone()
 
-# %% ../../nbs/data/08_audio.ipynb #3841e4db
+# %% ../../nbs/data/08_audio.ipynb #69540910
 def span_samples(
     sample_rate:int, # Sample rate of the file
     samples:int, # Length of the file

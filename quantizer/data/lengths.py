@@ -7,13 +7,13 @@ Docs: https://quantizer-dev.github.io/quantizer/data/lengths.html.md"""
 # %% auto #0
 __all__ = ['MAX_HOURS', 'MAX_UNPACKED', 'MAX_RATIO', 'find_streams', 'check_claim']
 
-# %% ../../nbs/data/82_lengths.ipynb #c2047a8f
+# %% ../../nbs/data/82_lengths.ipynb #92207aef
 import re
 from functools import cache
 from itertools import pairwise
-from .containers import LengthProblem, MAGIC, Stream, container_stream, find_all, read_at
+from .containers import AudioProblem, MAGIC, Stream, container_stream, find_all, read_at
 from .containers import with_bytes
-from .mp3 import MAX_STREAMS, mp3_streams, tag_size, too_many_streams
+from .mp3 import FRAME_START, MAX_STREAMS, mp3_streams, tag_size, too_many_streams
 
 # %% ../../nbs/data/82_lengths.ipynb #c8fd8ab9
 def _page_size(page):
@@ -29,13 +29,13 @@ def _ogg_streams(f, start, size):
     if len(starts) > MAX_STREAMS: raise too_many_streams()
     return [_ogg_stream(f, *o) for o in pairwise([*starts, size])]
 
-# %% ../../nbs/data/82_lengths.ipynb #e3e17832
+# %% ../../nbs/data/82_lengths.ipynb #960154f4
 def _ogg_stream(f, start, end):
     tail = read_at(f, max(start, end-2**17), min(2**17, end-start))
     before,page = ([b'']*2 + [b'OggS\0'+o for o in tail.split(b'OggS\0')[1:]])[-2:]
     is_last = len(page) > 26 and page[5] & 4 and len(page) >= _page_size(page)
     if not is_last:
-        raise LengthProblem('truncated (its last page is not marked as the last one)', 'truncated')
+        raise AudioProblem('truncated (its last page is not marked as the last one)', 'truncated')
     begin = int.from_bytes(before[6:14], 'little')
     return Stream([(f, start, end)], end, last_page=begin if begin < 2**62 else 0)
 
@@ -85,7 +85,7 @@ def _flac_end(f, start, end):
         if frame: nexts.add(frame[1])
     return last
 
-# %% ../../nbs/data/82_lengths.ipynb #c082f9f7
+# %% ../../nbs/data/82_lengths.ipynb #86eba8b4
 def _flac_streams(f, start, size):
     more = find_all(f, start+1, size, rb'fLaC[\0\x80]\0\0"')
     if size-start > 2**20 and _is_one_flac(f, start, size): more = ()
@@ -103,7 +103,7 @@ def _flac_stream(f, start, end):
     if last in (None, claimed) or claimed > 2**31: # such a claim is refused below
         return Stream([(f, start, end)], end)
     if last < claimed:
-        raise LengthProblem(f'truncated ({claimed-last:,} samples are missing)', 'truncated')
+        raise AudioProblem(f'truncated ({claimed-last:,} samples are missing)', 'truncated')
     first = read_at(f, start+21, 1)[0] & 0xf0
     return Stream(with_bytes(f, start, end, start+21, (first<<32 | last).to_bytes(5, 'big')), end)
 
@@ -117,18 +117,21 @@ def _streams_at(f, at, size):
     stream = container_stream(f, at, size, magic)
     return mp3_streams(f, *stream.mp3) if stream.mp3 else [stream]
 
-# %% ../../nbs/data/82_lengths.ipynb #c3b307a5
+# %% ../../nbs/data/82_lengths.ipynb #d6fe04f6
 def find_streams(
     f, # An open file
 )->list[Stream]: # In order; a file of an unknown format is one stream
-    "Find the streams of `f`; raises `LengthProblem` if a part is missing, damaged, or left out by its header"
+    "Find the streams of `f`; raises `AudioProblem` if a part is missing, damaged, or left out by its header"
     size,at,found = f.seek(0, 2),tag_size(f, 0),[]
     head = read_at(f, at, 2**16) if at else b''
     at += len(head)-len(head.lstrip(b'\0'))
     while more := _streams_at(f, at, size):
         found,at = found+more,more[-1].end
         if len(found) > MAX_STREAMS: raise too_many_streams()
-    return found or [Stream([(f, 0, size)], size)]
+    if found: return found
+    if at or re.match(FRAME_START, read_at(f, 0, 2)):
+        raise AudioProblem('not an audio file that can be read (no MP3 frames in it)')
+    return [Stream([(f, 0, size)], size)]
 
 # %% ../../nbs/data/82_lengths.ipynb #e25e3e16
 MAX_HOURS = 24 # Longest recording that a header may claim

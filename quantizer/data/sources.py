@@ -106,7 +106,9 @@ def _read_parquet(path, column):
     with open_binary(path) as f, _explain_parquet(path):
         file = pq.ParquetFile(f)
         others = [o for o in file.schema_arrow.names if o != column]
-        df = file.read(columns=[*others, f'{column}.path']).flatten().to_pandas()
+        table = file.read(columns=[*others, f'{column}.path']).flatten()
+        table.validate(full=True)
+        df = table.to_pandas()
     match = re.match(r'([a-z]+)-\d{5}-of-', os.path.basename(path))
     return df.assign(row=range(len(df)), _split=match[1] if match else '')
 

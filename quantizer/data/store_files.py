@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from ..core.errors import QuantizerError, explain_errors
 from ..core.files import atomic_path, expand_path
 from .audio import is_url
+from .corpus import load_parquet
 
 # %% ../../nbs/data/17_store_files.ipynb #e02a7135
 class Folder:
@@ -164,7 +165,7 @@ def read_parquet(
 )->pd.DataFrame:
     "A table of a store; raises `QuantizerError` if it is damaged"
     with explain_errors(f"{name}: damaged"):
-        table = pd.read_parquet(io.BytesIO(data), columns=columns)
+        table = load_parquet(data, columns)
         for column in (*_NEEDED, *table) if columns is None else columns:
             if column not in table or not _has_type(table, column):
                 raise QuantizerError(f"{name}: damaged (its column '{column}' is missing, or of another type)")
