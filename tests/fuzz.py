@@ -338,7 +338,7 @@ def make_input(surface, seeds, seed, n):
     name = rng.choice(sorted(seeds))
     cls,files = SURFACES[surface],seeds[name]
     res = damage(rng, files, [o for o in files if o.endswith(cls.changed)])
-    if rng.random() < 0.7: cls.seal(cls, rng, res)
+    if rng.random() < 0.7: cls.seal(None, rng, res)
     return res,name,rng
 
 class Watch:
@@ -547,16 +547,18 @@ def fuzz(plan, seed, jobs, minutes, out):
         print(f'\n{name}: {kind}: {count} times; input {n}, {changed and write_finding(out, name, origin, changed)}\n{details.strip()}')
     return kinds
 
-def replay(paths):
+def replay(paths, made):
     "Run saved inputs in this process; path -> finding"
-    made,found = make_files(),{}
+    found = {}
     for name in dict.fromkeys(o.parent.name for o in paths):
         seeds = SURFACES[name].seeds(made)
         sandbox = Sandbox(name, made)
         try:
             for path in [o for o in paths if o.parent.name == name]:
-                for k in range(8): # other choices of what is read
-                    status,kind,details = sandbox.run(read_saved(path, seeds), random.Random(k))
+                for k in range(8): # other choices of what is read, with the checksums as they were saved, and set right
+                    files,rng = read_saved(path, seeds),random.Random(k)
+                    if k % 2: sandbox.surface.seal(rng, files)
+                    status,kind,details = sandbox.run(files, rng)
                     if status == 'finding': found[path] = f'{kind}\n{details}'
         finally: sandbox.close()
     return found
@@ -564,19 +566,18 @@ def replay(paths):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--surface', action='append', choices=SURFACES, help='only this one; may be given several times')
-    p.add_argument('--inputs', type=int, default=DEFAULT, help='number of inputs in all (%(default)s)')
+    p.add_argument('--inputs', type=int, help=f'number of inputs in all ({DEFAULT:,})')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--minutes', type=float, help='begin nothing after this time')
     p.add_argument('--jobs', type=int, default=2, help='processes (%(default)s)')
     p.add_argument('--out', type=Path, default=Path('build/fuzz'), help='folder for the inputs of findings (%(default)s)')
-    p.add_argument('--replay', nargs='+', type=Path, help='folders of saved inputs')
+    p.add_argument('--replay', nargs='+', type=Path, help='folders of saved inputs; with --inputs, others after them')
     a = p.parse_args()
-    if a.replay:
-        found = replay([o.absolute() for o in a.replay])
-        for k,v in found.items(): print(f'{k}: {v}\n')
-        sys.exit(bool(found))
+    found = replay([o.absolute() for o in a.replay], make_files()) if a.replay else {}
+    for k,v in found.items(): print(f'{k}: {v}\n')
+    if a.replay and (found or not a.inputs): sys.exit(bool(found))
     names = a.surface or list(SURFACES)
-    share = a.inputs/sum(SURFACES[k].weight for k in names)
+    share = (a.inputs or DEFAULT)/sum(SURFACES[k].weight for k in names)
     plan = {k: -int(-share*SURFACES[k].weight//1) for k in names}
     sys.exit(bool(fuzz(plan, a.seed, a.jobs, a.minutes, a.out.absolute())))
 

@@ -210,7 +210,7 @@ def _read_resampled(audio, start, end, sample_rate, name):
     n = math.ceil((end-start)*new/old)
     return wav[before*new:before*new+n].clone()
 
-# %% ../../nbs/data/08_audio.ipynb #3841e4db
+# %% ../../nbs/data/08_audio.ipynb #69540910
 def span_samples(
     sample_rate:int, # Sample rate of the file
     samples:int, # Length of the file
@@ -218,10 +218,9 @@ def span_samples(
     duration_s:float|None=None, # Length of the span, in seconds; `None` for the rest of the file
 )->tuple[int,int]: # First sample, and the one after the last
     "Where a span lies in a file"
-    most = 1e9 # seconds: larger numbers are no spans, and would overflow
-    start,end = round(max(-most, min(start_s, most))*sample_rate),samples
+    start,end = round(start_s*sample_rate),samples
     if duration_s is not None and abs(start_s+duration_s-samples/sample_rate) > 0.01:
-        end = round(max(-most, min(start_s+duration_s, most))*sample_rate)
+        end = round((start_s+duration_s)*sample_rate)
     return start,end
 
 # %% ../../nbs/data/08_audio.ipynb #4ab320ee

@@ -15,7 +15,7 @@ from .containers import MAGIC, AudioProblem, Pieces, read_at
 from .lengths import check_claim, find_streams
 from .mp3 import Mp3Stream
 
-# %% ../../nbs/data/85_decoders.ipynb #f55f2356
+# %% ../../nbs/data/85_decoders.ipynb #f0edbc2c
 def _buffered(pieces):
     return io.BufferedReader(Pieces(pieces), 2**16)
 
@@ -28,8 +28,8 @@ class _Decoder(sf.SoundFile):
     def go_to(self, start):
         "Let the next read begin at sample `start`"
         left,last_page = start,self.stream.last_page
-        if isinstance(self.stream, Mp3Stream):
-            pieces,left = self.stream.pieces_at(start) if start else (self.stream.pieces, 0)
+        if isinstance(self.stream, Mp3Stream) and start:
+            pieces,left = self.stream.pieces_at(start)
             self.close()
             super().__init__(_buffered(pieces))
         else:

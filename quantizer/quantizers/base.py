@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/base.html.md"""
 
 # %% auto #0
 __all__ = ['QUANTIZERS', 'NO_CODE', 'MAX_CODEBOOKS', 'Quantized', 'linear_or_identity', 'diversity_loss', 'Schedulable',
-           'Quantizer']
+           'Quantizer', 'NonFiniteError']
 
 # %% ../../nbs/quantizers/25_base.ipynb #d16fb034
 import math
@@ -180,6 +180,10 @@ def _check_input(self:Quantizer, z, mask):
     if mask.shape != z.shape[:2]:
         self._refuse(f"a mask of shape {tuple(mask.shape)}", shape[:2])
 
+# %% ../../nbs/quantizers/25_base.ipynb #2cee06d7
+class NonFiniteError(QuantizerError, FloatingPointError):
+    "Values that are NaN or infinite; training may skip the step"
+
 # %% ../../nbs/quantizers/25_base.ipynb #b4se0010
 @patch
 def _require_finite(self:Quantizer, x):
@@ -188,7 +192,7 @@ def _require_finite(self:Quantizer, x):
     if self.training and world_size() > 1:
         finite = not all_reduce_sum(torch.tensor(float(not finite), device=x.device))
     if not finite:
-        raise FloatingPointError(f"quantizer '{self.name}': its input holds NaN or infinite values")
+        raise NonFiniteError(f"quantizer '{self.name}': its input holds NaN or infinite values")
 
 # %% ../../nbs/quantizers/25_base.ipynb #b4se0012
 @patch
