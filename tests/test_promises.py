@@ -1,7 +1,9 @@
 "Promises where other people's reports say that tools break: one section a kind"
+import copy
 import csv
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -201,6 +203,34 @@ def test_class_refuses_or_works(key, value, little_memory):
         if kind == 'model.quantizer': cfg['model']['losses'] = dict(mse=1.)
         try: check_config(cfg)
         except QuantizerError as e: assert '\n' not in str(e), option
+
+# ## An argument has an effect, or is refused
+
+@pytest.fixture(scope='module')
+def run_learner(tmp_path_factory):
+    "Makes the learner of a config, on a few recordings"
+    from quantizer.all import build_store, extractor_from_config, learner_from_config, load_config
+    d = tmp_path_factory.mktemp('run')
+    cfg = load_config('mfcc-vq', ['model.encoder.width=8', 'model.decoder.width=8', 'model.quantizer.codebook_size=8', 'train.epoch_steps=2'])
+    store = build_store(Corpus.sample().select(range(0, 319, 8)).with_split(), extractor_from_config(cfg), d/'store', progress=False)
+    return lambda out=None: learner_from_config(cfg, store, out)
+
+def test_rate_of_a_run_learner(run_learner):
+    "`fit(1, lr=3e-5)` says where the rate comes from; without the schedule it is 3e-5"
+    from fastai.callback.schedule import ParamScheduler
+    learn = run_learner()
+    with pytest.raises(QuantizerError, match=r'fit\(lr=3e-05\) has no effect, since ParamScheduler sets the rate: change train.lr in the config'): learn.fit(1, lr=3e-5)
+    learn.remove_cb(ParamScheduler)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, lr=3e-5)
+    assert set(learn.recorder.lrs) == {3e-5}
+
+def test_run_learner_is_copied_not_pickled(run_learner, tmp_path):
+    "With its logs and checkpoints; the copy trains on its own"
+    learn = run_learner(tmp_path)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    with pytest.raises(QuantizerError, match='pickle: a learner stays in its process; Tokenizer.save'): pickle.dumps(learn)
+    other = copy.deepcopy(learn)
+    assert other.validate() == learn.validate() and all(o.learn is other for o in other.cbs)
 
 # A size from outside is not believed
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np, pytest, soundfile as sf, torch
 from quantizer.all import FEATURES, LogMel, MFCC, QUANTIZERS, QuantizerError, Tokenizer, build_model, check_model, load_audio
+from quantizer.all import load_tokens, save_tokens
 from quantizer.data.audio import AudioBytes
 from quantizer.models.backbones import DECODERS, ENCODERS
 
@@ -154,10 +155,10 @@ def test_types(name, dtype, wav, tmp_path):
     dict(quantizer=dict(name='fsq', dim=8)), dict(encoder=dict(name='bottleneck'), quantizer=dict(name='grouped', dim=8, codebook_size=16))], ids=['vq','residual','fsq','grouped'])
 def test_threads(parts, tmp_path):
     "Eight threads at once give the codes, the features and the refusals of one"
-    tok,path = tokenizer(**parts),tmp_path/'a.flac'
-    sf.write(path, load_wave(9, 0.7), 16000)
-    jobs = [path, *(load_wave(i, 0.3+0.1*i) for i in range(6)), load_wave(7)[::-1].astype('>f8')]
-    def _work(x): return tok.encode(x, 16000), tok.decode(tok.encode(x, 16000)), tok.encode([x, x[:3200]] if x is not path else [x], 16000)
+    tok,files = tokenizer(**parts),[tmp_path/f'a.{suffix}' for suffix in ('flac','mp3','ogg')]
+    for o in files: sf.write(o, load_wave(9, 0.7), 44100)
+    jobs = [*files, *(load_wave(i, 0.3+0.1*i) for i in range(4)), load_wave(7)[::-1].astype('>f8')]
+    def _work(x): return tok.encode(x, 16000), tok.decode(tok.encode(x, 16000)), tok.encode([x, load_wave(8)], 16000)
     alone = [_work(o) for o in jobs]
     start = threading.Barrier(8)
     def _thread(k):
@@ -273,3 +274,11 @@ def test_sizes_of_a_stranger(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_service; test_service.try_sizes({str(tmp_path)!r})"
     out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(out) == 1 and int(out[0].split()[1]) > 500, out
+
+def test_saved_codes(tok, wav, tmp_path):
+    "Codes as arrays are saved as those that `encode` returns"
+    codes = tok.encode(wav, 16000)
+    save_tokens(tmp_path/'t.safetensors', dict(a=codes, b=codes.numpy().astype('>u2')[::-1]), tok)
+    loaded = load_tokens(tmp_path/'t.safetensors', tok)
+    assert torch.equal(loaded['a'], codes) and torch.equal(loaded['b'], codes.flip(0))
+    with pytest.raises(QuantizerError, match="got codes of 'a' of float64: expected whole numbers"): save_tokens(tmp_path/'t.safetensors', dict(a=codes.numpy()*1.), tok)

@@ -278,7 +278,7 @@ def _model_to_train(cfg, store, is_resumed):
         set_seed(cfg['seed']+rank(), reproducible=True) # dropout differs between processes
     return model
 
-# %% ../../nbs/app/74_build.ipynb #5c8a6357
+# %% ../../nbs/app/74_build.ipynb #de09ca18
 def learner_from_config(
     cfg:dict, # Checked
     store:FeatureStore, # Features with a split
@@ -296,4 +296,4 @@ def learner_from_config(
         cbs += _folder_callbacks(cfg, out, resume, stop)
     cbs += _end_callbacks(train)
     dls = _loaders(cfg, store, model, targets)
-    return quantizer_learner(dls, model, store.frame_rate, train['lr'], train['wd'], cbs)
+    return quantizer_learner(dls, model, store.frame_rate, train['lr'], train['wd'], cbs, path=out)

@@ -1,4 +1,4 @@
-"""Find the streams of an audio file and their lengths from its structure, heal headers that are wrong, and say what is missing
+"""Find the streams of an audio file and their lengths, mend headers that are wrong, and say what is missing
 
 Docs: https://quantizer-dev.github.io/quantizer/data/lengths.html.md"""
 
