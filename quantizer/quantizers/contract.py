@@ -6,11 +6,13 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/contract.html.md"""
 
 # %% auto #0
 __all__ = ['check_shapes', 'check_round_trip', 'check_padding', 'check_gradient', 'check_precision', 'check_nonfinite',
-           'check_export', 'check_contract']
+           'check_extremes', 'check_export', 'check_contract']
 
-# %% ../../nbs/quantizers/34_contract.ipynb #847137ff
+# %% ../../nbs/quantizers/34_contract.ipynb #b5fd4621
+from copy import deepcopy
 from typing import Callable
 import torch, torch.export
+from torch import nn
 from ..core.errors import QuantizerError
 from ..core.tensors import lengths_to_mask
 from .base import NO_CODE
@@ -147,6 +149,69 @@ def check_nonfinite(q):
                 assert q.name in str(e), 'the error names the quantizer'
             else: raise AssertionError('NaN must be refused')
 
+# %% ../../nbs/quantizers/34_contract.ipynb #11e2c2c0
+def _extremes(dim):
+    "Batches by what is extreme about them"
+    z = torch.randn(4, 40, dim, generator=torch.Generator().manual_seed(1))
+    return {'vectors 10,000 spreads from the origin':z+1e4, 'vectors of size 1e-6':z*1e-6, 'vectors of size 1e6':z*1e6,
+        'zero vectors':torch.zeros_like(z), 'one vector many times':z[:1,:1].repeat(4, 40, 1)}
+
+# %% ../../nbs/quantizers/34_contract.ipynb #8db6f5fc
+def _check_bounded_gradient(q, z, what):
+    z = z.clone().requires_grad_()
+    out = q(z)
+    g = torch.randn(z.shape, generator=torch.Generator().manual_seed(2))
+    grad, = torch.autograd.grad(out.z_q, z, g, retain_graph=True)
+    assert out.z_q.isfinite().all() and out.loss.isfinite(), f'output and loss are finite: {what}'
+    assert (grad.norm(dim=-1) < 1e3*g.norm(dim=-1)).all(), f'the gradient is below 1e3 times the incoming one: {what}'
+    if out.loss.requires_grad:
+        grad = torch.autograd.grad(out.loss, z, materialize_grads=True)[0]
+        assert grad.isfinite().all(), f'the gradient of the loss is finite: {what}'
+
+# %% ../../nbs/quantizers/34_contract.ipynb #9ed1e06e
+def _in_float64(q):
+    "A copy whose parameters and buffers are float64"
+    q = deepcopy(q)
+    for m in q.modules():
+        for k,v in m._buffers.items():
+            if v is not None and v.is_floating_point(): m._buffers[k] = v.double()
+        for k,v in m._parameters.items():
+            if v is not None: m._parameters[k] = nn.Parameter(v.detach().double())
+        if hasattr(m, 'weight'): m.register_forward_pre_hook(lambda _,args: (args[0].double(),))
+    return q
+
+# %% ../../nbs/quantizers/34_contract.ipynb #894acbb3
+def _are_ties(exact, x, codes, right, rounding):
+    "Which codes `(N,Q)` are right, up to the first that differs, for a vector a few roundings from `x`?"
+    differs = codes != right
+    comes_later = differs.cumsum(1) > differs
+    shift = 2*torch.rand(200, *x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))-1
+    sizes = 16*rounding*0.5**(torch.arange(200) % 10)[:,None,None]
+    near = (x + sizes*shift).reshape(-1, x.shape[1])
+    same = exact.to_codes(near).view(200, *codes.shape) == codes
+    return (same | comes_later).all(-1).any(0)
+
+@torch.no_grad()
+def _check_codes(q, z, what):
+    "Codes are those of float64, ties aside"
+    exact,x = _in_float64(q),z.reshape(-1, q.dim)
+    codes,right = q.encode(z).reshape(-1, q.num_codebooks),exact.to_codes(x.double())
+    chosen,best,some = (q.from_codes(o) for o in (codes,right,torch.zeros_like(right)))
+    rounding = torch.finfo(torch.float32).eps*max(o.abs().max().item() for o in (x,best,some))
+    others = ((chosen-best).abs() > 32*rounding).any(1)
+    is_tie = _are_ties(exact, x[others].double(), codes[others], right[others], rounding)
+    assert (~is_tie).sum() <= 0.01*len(x), f'codes are those of float64: {what}'
+
+# %% ../../nbs/quantizers/34_contract.ipynb #07f14289
+def check_extremes(make):
+    "Codes of extreme vectors are right, and gradients are bounded"
+    for what,z in _extremes(make().dim).items():
+        torch.manual_seed(0)
+        q = make()
+        for _ in range(3): _check_bounded_gradient(q.train(), z, what)
+        _check_bounded_gradient(q.eval(), z, what)
+        _check_codes(q, z, what)
+
 # %% ../../nbs/quantizers/34_contract.ipynb #c143c4dd
 def check_export(q):
     "In eval mode `torch.export` traces it for any batch size and length, and the codes are the same"
@@ -160,7 +225,7 @@ def check_export(q):
         assert torch.equal(res.codes, expected.codes), 'codes of the exported model'
         assert torch.allclose(res.z_q, expected.z_q, atol=1e-6), 'vectors of the exported model'
 
-# %% ../../nbs/quantizers/34_contract.ipynb #4147d07f
+# %% ../../nbs/quantizers/34_contract.ipynb #b93428ed
 def check_contract(
     make:Callable, # Function that makes a new quantizer
 ):
@@ -170,3 +235,4 @@ def check_contract(
         check(make())
     check_round_trip(make)
     check_padding(make)
+    check_extremes(make)

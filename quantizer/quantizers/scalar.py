@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/scalar.html.md"""
 # %% auto #0
 __all__ = ['PACKED_ROWS', 'Sharpness', 'fsq_bound', 'fsq_levels', 'FSQ', 'bit_entropies', 'LFQ', 'BSQ']
 
-# %% ../../nbs/quantizers/29_scalar.ipynb #08f7ec37
+# %% ../../nbs/quantizers/29_scalar.ipynb #cc902643
 import itertools, math
 from typing import Annotated
 import torch
@@ -19,7 +19,7 @@ from ..core.distributed import draw_per_item, global_average, global_mse
 from ..core.errors import QuantizerError, check_range
 from ..core.options import Fraction, NonNegativeFloat, checked
 from .base import QUANTIZERS, Quantizer, linear_or_identity
-from .estimators import straight_through
+from .estimators import straight_through, to_length_one
 
 # %% ../../nbs/quantizers/29_scalar.ipynb #bea33f48
 def _fsq_interval(levels):
@@ -235,11 +235,11 @@ class LFQ(Quantizer):
         signs = (codes & self.bit_values != 0)*2.-1
         return self.out(signs*self.scale)
 
-# %% ../../nbs/quantizers/29_scalar.ipynb #071bd70b
+# %% ../../nbs/quantizers/29_scalar.ipynb #325a55b9
 @patch
 def _project(self:LFQ, x):
     z = self.inp(x)
-    return F.normalize(z, dim=-1) if self.spherical else z
+    return to_length_one(z) if self.spherical else z
 
 @patch
 def _sign_codes(self:LFQ, z):

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/vq.html.md"""
 # %% auto #0
 __all__ = ['FILE_KEYS', 'Codebook', 'VQ', 'orthogonality', 'mean_soft_assignment']
 
-# %% ../../nbs/quantizers/27_vq.ipynb #d8a31bbd
+# %% ../../nbs/quantizers/27_vq.ipynb #3bb266c0
 import math
 from typing import Annotated, Literal
 import torch
@@ -20,8 +20,8 @@ from ..core.distributed import all_reduce_sum, draw_per_item, sample_global_fram
 from ..core.errors import QuantizerError
 from ..core.options import NonNegativeFloat, NonNegativeInt, PositiveInt, checked
 from .base import QUANTIZERS, Quantizer, linear_or_identity, diversity_loss
-from .estimators import diveq, rotation, straight_through_error
-from .search import kmeans, nearest
+from .estimators import diveq, rotation, straight_through_error, to_length_one
+from .search import far_origin, kmeans, nearest
 
 # %% ../../nbs/quantizers/27_vq.ipynb #vqcb0001
 class Codebook(nn.Module):
@@ -251,11 +251,11 @@ def _load_from_state_dict(self:VQ, state, prefix, *args):
     _rename_keys(state, prefix, {key:name for name,key in FILE_KEYS.items()})
     nn.Module._load_from_state_dict(self, state, prefix, *args)
 
-# %% ../../nbs/quantizers/27_vq.ipynb #vqvq0006
+# %% ../../nbs/quantizers/27_vq.ipynb #535c34f4
 @patch
 def _project_in(self:VQ, x):
     h = self.inp(x).reshape(-1, self.codebook_dim)
-    return F.normalize(h, dim=1, eps=1e-6) if self.book.metric == 'cosine' else h
+    return to_length_one(h, 1e-6) if self.book.metric == 'cosine' else h
 
 @patch
 def _project_out(self:VQ, h):
@@ -312,13 +312,15 @@ def orthogonality(
 def _softmax_sum(x, codebook):
     return torch.addmm(-codebook.pow(2).sum(1), x, codebook.T, alpha=2).softmax(1).sum(0)
 
-# %% ../../nbs/quantizers/27_vq.ipynb #be1616cb
+# %% ../../nbs/quantizers/27_vq.ipynb #941c57f8
 def mean_soft_assignment(
     x:Tensor, # `(N,D)` vectors; `N` may be 0
     codebook:Tensor, # `(K,D)`
     sync:bool=True, # Average over the frames of all ranks?
 )->Tensor: # `(K,)`
     "Softmax of the negative squared distances, averaged over frames, in bounded memory"
+    origin = far_origin(codebook.detach())
+    if origin is not None: x,codebook = x-origin,codebook-origin
     total = x.new_zeros(len(codebook))
     for part in x.split(max(1, 2**22//len(codebook))):
         total = total + checkpoint(_softmax_sum, part, codebook, use_reentrant=False)
