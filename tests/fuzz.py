@@ -8,6 +8,7 @@ An input is the files of a seed with some of them damaged (fuzz_mutations.py); i
 `QuantizerError` of one line: another exception, 10 seconds, 2 GB, the end of the process, anything written outside of the given folder, a connection, a foreign object
 unpickled. The damaged files of the smallest input of each kind of finding are saved; the table at the end counts them, and the exit code is 1 if there are any."""
 import argparse
+import contextlib
 import gzip
 import hashlib
 import io
@@ -437,7 +438,7 @@ def work(conn, counts, name, seeds, made, seed, start, stop):
     counts[0] = -1
     sandbox = Sandbox(name, made)
     used = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used+4*2**30,)*2) # protects the machine
+    resource.setrlimit(resource.RLIMIT_AS, (used+MAX_BYTES,)*2) # what asks for more gets an error, which is a finding
     try:
         for n in range(start, stop):
             counts[0] = n
@@ -558,7 +559,7 @@ def replay(paths, made):
                 for k in range(8): # other choices of what is read, with the checksums as they were saved, and set right
                     files,rng = read_saved(path, seeds),random.Random(k)
                     if k % 2: sandbox.surface.seal(rng, files)
-                    status,kind,details = sandbox.run(files, rng)
+                    with contextlib.redirect_stdout(None): status,kind,details = sandbox.run(files, rng)
                     if status == 'finding': found[path] = f'{kind}\n{details}'
         finally: sandbox.close()
     return found

@@ -4,16 +4,23 @@ import csv
 import io
 import json
 import pickle
+import shutil
+import subprocess
+import sys
 import tarfile
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 import soundfile as sf
+import yaml
 from quantizer.all import Corpus, FeatureStore, QuantizerError, Tokenizer, load_audio, load_tokens, probe, save_tokens
 from quantizer.app.cli import main
+from quantizer.app.config import load_config
+from quantizer.core.tensors import fingerprint
+from quantizer.data.store import commit_store, start_store
+from quantizer.data.store_files import Folder, write_shard
 
 # A text is read as its writer meant it, and a name that is not read is named
 
@@ -224,3 +231,49 @@ def test_run_learner_is_copied_not_pickled(run_learner, tmp_path):
     with pytest.raises(QuantizerError, match='pickle: a learner stays in its process; Tokenizer.save'): pickle.dumps(learn)
     other = copy.deepcopy(learn)
     assert other.validate() == learn.validate() and all(o.learn is other for o in other.cbs)
+
+# A size from outside is not believed
+
+def test_too_large_config(tmp_path):
+    "A model of 17 GB is refused by a process that may take 3 GB, before it takes them; in seconds, by name"
+    code = '''
+import resource, sys
+from quantizer.app.config import load_config
+from quantizer.core.errors import QuantizerError
+used = int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used+3*2**30,)*2)
+for o in sys.argv[1:]:
+    try: load_config('mfcc-vq', [o])
+    except QuantizerError as e: print(e)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//2**10)
+'''
+    said = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, 'model.decoder.width=65535', 'model.quantizer.codebook_size=100000000', 'model.encoder.width=32'], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [o.rpartition(' GB')[2] for o in said[:-1]] == [', half of the memory there is']*2 and int(said[-1]) < 1500, said
+
+def test_yaml_bomb(tmp_path):
+    "Aliases that stand for billions of values, in a file or in a change"
+    bomb = '[&a0 [x, x], ' + ', '.join(f'&a{i} [*a{i-1}, *a{i-1}]' for i in range(1, 40)) + ']'
+    (tmp_path/'c.yaml').write_text(f'data: {{corpus: {bomb}}}')
+    for args in ((tmp_path/'c.yaml',), ('mfcc-vq', [f'data.corpus={bomb}']), ('mfcc-vq', ['data.corpus=&a [*a]'])):
+        with pytest.raises(QuantizerError, match='aliases stand for more than'): load_config(*args)
+
+# What a stranger's folder says stays in the folder
+
+def test_store_of_a_stranger(tmp_path):
+    "A manifest that names files elsewhere, or an index that names frames outside of its shards"
+    store = tmp_path/'store'
+    folder = Folder(store)
+    manifest = start_store(folder, dict(name='logmel'), 4, 100.)
+    with write_shard(folder, 0) as shard:
+        for i in range(2): shard.add([np.full((5,4), i, 'f4')], id=f'{i}.wav', size=9, duration_s=np.nan, speaker='', text='', language='', split='train')
+    commit_store(folder, manifest, [0])
+    good,index = json.loads((store/'manifest.json').read_text()),pd.read_parquet(store/'index-1.parquet')
+    assert FeatureStore(store).read(1).tolist() == [[1.]*4]*5
+    shutil.copy(store/'index-1.parquet', tmp_path/'index-1.parquet')
+    for change in (dict(index=good['index']|dict(file='../index-1.parquet')), dict(index=good['index']|dict(file=f'{tmp_path}/index-1.parquet')), dict(shards={'../x': 1}), dict(dim=10**12), dict(dim='4'*9), dict(features=[1]), dict(frame_rate=-1)):
+        (store/'manifest.json').write_text(json.dumps(good|change))
+        with pytest.raises(QuantizerError, match='damaged feature store'): FeatureStore(store)
+    for change in (dict(frames=6), dict(frames=2**40), dict(offset=-16), dict(offset=96), dict(shard=7), dict(frames=-1), dict(frames='5'), dict(id=['0.wav']*2)):
+        index.assign(**change).to_parquet(store/'index-1.parquet')
+        (store/'manifest.json').write_text(json.dumps(good|dict(index=dict(file='index-1.parquet', fingerprint=fingerprint((store/'index-1.parquet').read_bytes())))))
+        with pytest.raises(QuantizerError, match='damaged'): FeatureStore(store, corpus=Corpus(pd.DataFrame(dict(path=['0.wav']))) if 'id' in change else None)

@@ -9,8 +9,8 @@ __all__ = ['NAMED_BLOCKS', 'MAX_VALUES', 'RULES', 'Config', 'config_names', 'rea
            'extractor_from_config', 'check_features', 'objectives_fit', 'wer_needs_text', 'phases_fit',
            'phases_or_anneal', 'monitors_are_logged', 'anneal_fits', 'check_config', 'load_config', 'config_schema']
 
-# %% ../../nbs/app/73_config.ipynb #cf3b8ce6
-import math, warnings
+# %% ../../nbs/app/73_config.ipynb #4906cc77
+import math, os, resource, warnings
 from collections import Counter
 from collections.abc import Hashable
 from copy import deepcopy
@@ -26,7 +26,7 @@ from ..core.options import check_block, check_options, option_parameters, option
 from ..core.registry import load_plugin
 from ..data.features import FEATURES, FeatureExtractor
 from ..data.options import DataOptions, check_data
-from ..models.autoencoder import build_model, check_model, objective_classes
+from ..models.autoencoder import Budget, build_model, check_model, objective_classes
 from ..models.backbones import DECODERS, ENCODERS
 from ..models.objectives import LOSSES
 from ..quantizers.base import QUANTIZERS
@@ -201,10 +201,20 @@ def _fill_in_dim(model, dim):
         return model
     return model | dict(quantizer=quantizer|dict(dim=dim))
 
-# %% ../../nbs/app/73_config.ipynb #a3c04415
+# %% ../../nbs/app/73_config.ipynb #a29d75cd
+def _usable_memory():
+    "Bytes that this process may still take: those of the machine, or of its own limit"
+    page,limit = os.sysconf('SC_PAGE_SIZE'),resource.getrlimit(resource.RLIMIT_AS)[0]
+    machine,used = page*os.sysconf('SC_PHYS_PAGES'),Path('/proc/self/statm')
+    if limit == resource.RLIM_INFINITY or not used.exists(): return machine
+    return min(machine, max(0, limit-page*int(used.read_text().split()[0])))
+
+# %% ../../nbs/app/73_config.ipynb #23a5e821
 def _reconstruct_noise(cfg, extractor):
     "The model of a config, and what it makes of a second of noise"
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    half = _usable_memory()//2
+    budget = Budget(10**6, half//4, f"the model of this config needs more than {half/1e9:.2g} GB, half of the memory there is")
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), budget:
         model = build_model(cfg['model'], torch.zeros(extractor.dim), torch.ones(extractor.dim))
         samples = max(extractor.sample_rate, 2*extractor.win_length)
         noise = 0.1*torch.randn(1, samples)

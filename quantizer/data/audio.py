@@ -218,9 +218,10 @@ def span_samples(
     duration_s:float|None=None, # Length of the span, in seconds; `None` for the rest of the file
 )->tuple[int,int]: # First sample, and the one after the last
     "Where a span lies in a file"
-    start,end = round(start_s*sample_rate),samples
+    most = 1e9 # seconds: larger numbers are no spans, and would overflow
+    start,end = round(max(-most, min(start_s, most))*sample_rate),samples
     if duration_s is not None and abs(start_s+duration_s-samples/sample_rate) > 0.01:
-        end = round((start_s+duration_s)*sample_rate)
+        end = round(max(-most, min(start_s+duration_s, most))*sample_rate)
     return start,end
 
 # %% ../../nbs/data/08_audio.ipynb #4ab320ee

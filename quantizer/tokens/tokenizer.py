@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from ..core.errors import QuantizerError, check_range, explain_errors, name_file
 from ..core.files import atomic_path, expand_path
+from ..core.options import check_block
 from ..core.tensors import as_array, fingerprint as hash_parts, pad_batch, to_tensor
 from ..data.audio import AudioBytes, check_samples, load_audio, parse_rate, resample
 from ..data.features import FEATURES
@@ -201,6 +202,7 @@ def _read_tokenizer(cls, path):
     weights = load_file(path/'model.safetensors')
     if config['format'] != 1:
         raise QuantizerError(f"{path}: a tokenizer of format {config['format']}; this version reads format 1")
+    check_block(FEATURES, config['features'], 'features')
     dim = weights['mean'].numel()
     model = load_weights(lambda: build_model(config['model'], torch.zeros(dim), torch.ones(dim)), weights)
     return cls(config, model),config['fingerprint']
