@@ -8,6 +8,7 @@ An input is the files of a seed with some of them damaged (fuzz_mutations.py); i
 `QuantizerError` of one line: another exception, 10 seconds, 2 GB, the end of the process, anything written outside of the given folder, a connection, a foreign object
 unpickled. The damaged files of the smallest input of each kind of finding are saved; the table at the end counts them, and the exit code is 1 if there are any."""
 import argparse
+import contextlib
 import gzip
 import hashlib
 import io
@@ -264,10 +265,9 @@ class Checkpoints(Surface):
                 files[name] = json.dumps(state | dict(self=own)).encode()
             except Exception: pass
     def resume(self):
-        learn,callback = self.learn,self.callback
-        learn.epoch,learn.train_iter,learn.pct_train,callback.restored,callback.best = 0,0,0.,None,np.inf
-        callback.restore()
-        callback.before_train()
+        self.learn.epoch,self.learn.train_iter,self.learn.pct_train,self.learn.is_fitting = 0,0,0.,True
+        self.learn('before_fit')
+        self.callback.before_train()
     def read(self, rng, refused):
         run = self.folder
         path = latest_checkpoint(run/'checkpoints', refused.append)
@@ -339,7 +339,7 @@ def make_input(surface, seeds, seed, n):
     name = rng.choice(sorted(seeds))
     cls,files = SURFACES[surface],seeds[name]
     res = damage(rng, files, [o for o in files if o.endswith(cls.changed)])
-    if rng.random() < 0.7: cls.seal(cls, rng, res)
+    if rng.random() < 0.7: cls.seal(None, rng, res)
     return res,name,rng
 
 class Watch:
@@ -356,8 +356,9 @@ class Watch:
             if isinstance(path, int) or not (flags & (os.O_WRONLY|os.O_RDWR|os.O_CREAT)): return
             self.check(event, path)
         elif event in self.WRITES:
+            fd = args[-1] if event != 'os.rename' and isinstance(args[-1], int) and args[-1] >= 0 else None # of the folder that names are relative to
             for path in args[:2]:
-                if isinstance(path, (str,bytes,os.PathLike)): self.check(event, path)
+                if isinstance(path, (str,bytes,os.PathLike)): self.check(event, path if fd is None else os.path.join(f'/proc/self/fd/{fd}', os.fsdecode(path)))
         elif event in self.FORBIDDEN: self.seen.append(f'{event} {str(args)[:200]}')
     def check(self, event, path):
         path = os.path.realpath(os.fsdecode(path))
@@ -437,7 +438,7 @@ def work(conn, counts, name, seeds, made, seed, start, stop):
     counts[0] = -1
     sandbox = Sandbox(name, made)
     used = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used+4*2**30,)*2) # protects the machine
+    resource.setrlimit(resource.RLIMIT_AS, (used+MAX_BYTES,)*2) # what asks for more gets an error, which is a finding
     try:
         for n in range(start, stop):
             counts[0] = n
@@ -547,16 +548,18 @@ def fuzz(plan, seed, jobs, minutes, out):
         print(f'\n{name}: {kind}: {count} times; input {n}, {changed and write_finding(out, name, origin, changed)}\n{details.strip()}')
     return kinds
 
-def replay(paths):
+def replay(paths, made):
     "Run saved inputs in this process; path -> finding"
-    made,found = make_files(),{}
+    found = {}
     for name in dict.fromkeys(o.parent.name for o in paths):
         seeds = SURFACES[name].seeds(made)
         sandbox = Sandbox(name, made)
         try:
             for path in [o for o in paths if o.parent.name == name]:
-                for k in range(8): # other choices of what is read
-                    status,kind,details = sandbox.run(read_saved(path, seeds), random.Random(k))
+                for k in range(8): # other choices of what is read, with the checksums as they were saved, and set right
+                    files,rng = read_saved(path, seeds),random.Random(k)
+                    if k % 2: sandbox.surface.seal(rng, files)
+                    with contextlib.redirect_stdout(None): status,kind,details = sandbox.run(files, rng)
                     if status == 'finding': found[path] = f'{kind}\n{details}'
         finally: sandbox.close()
     return found
@@ -564,19 +567,18 @@ def replay(paths):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--surface', action='append', choices=SURFACES, help='only this one; may be given several times')
-    p.add_argument('--inputs', type=int, default=DEFAULT, help='number of inputs in all (%(default)s)')
+    p.add_argument('--inputs', type=int, help=f'number of inputs in all ({DEFAULT:,})')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--minutes', type=float, help='begin nothing after this time')
     p.add_argument('--jobs', type=int, default=2, help='processes (%(default)s)')
     p.add_argument('--out', type=Path, default=Path('build/fuzz'), help='folder for the inputs of findings (%(default)s)')
-    p.add_argument('--replay', nargs='+', type=Path, help='folders of saved inputs')
+    p.add_argument('--replay', nargs='+', type=Path, help='folders of saved inputs; with --inputs, others after them')
     a = p.parse_args()
-    if a.replay:
-        found = replay([o.absolute() for o in a.replay])
-        for k,v in found.items(): print(f'{k}: {v}\n')
-        sys.exit(bool(found))
+    found = replay([o.absolute() for o in a.replay], make_files()) if a.replay else {}
+    for k,v in found.items(): print(f'{k}: {v}\n')
+    if a.replay and (found or not a.inputs): sys.exit(bool(found))
     names = a.surface or list(SURFACES)
-    share = a.inputs/sum(SURFACES[k].weight for k in names)
+    share = (a.inputs or DEFAULT)/sum(SURFACES[k].weight for k in names)
     plan = {k: -int(-share*SURFACES[k].weight//1) for k in names}
     sys.exit(bool(fuzz(plan, a.seed, a.jobs, a.minutes, a.out.absolute())))
 

@@ -9,24 +9,27 @@ __all__ = ['corpus_from_config', 'print_skipped', 'fill_store', 'store_from_conf
            'mask_features', 'load_model', 'init_model', 'targets_from_config', 'model_from_config',
            'learner_from_config']
 
-# %% ../../nbs/app/74_build.ipynb #afefa99a
+# %% ../../nbs/app/74_build.ipynb #35423442
 import sys
 from functools import partial
 from pathlib import Path
 import numpy as np, torch, yaml
 from fastai.torch_core import set_seed
+from safetensors.torch import load_file
 from .config import check_features, extractor_from_config, load_config, read_config
-from ..core.errors import QuantizerError, explain_errors
+from ..core.errors import QuantizerError, explain_errors, name_file
+from ..core.files import expand_path
 from ..data.augment import Augment
 from ..data.corpus import Corpus
 from ..data.loaders import feature_loaders
 from ..data.extract import build_store
 from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore, is_finished
-from ..models.autoencoder import SpeechQuantizer, add_objectives, build_model, check_model, objective_classes
+from ..models.autoencoder import (SpeechQuantizer, add_objectives, build_model, check_model,
+    load_weights, objective_classes)
 from ..core.distributed import world_size, rank
 from ..tokens.tokenizer import Tokenizer
-from ..train.checkpoint_files import load_checkpoint, step_checkpoints
+from ..train.checkpoint_files import step_checkpoints, verify_checkpoint
 from ..train.ddp import DDPCallback
 from ..train.learner import SpeechLearner, quantizer_learner
 from ..train.logging import RunLog
@@ -134,7 +137,7 @@ def mask_features(cfg:dict):
     augment = augment_from_config(cfg)
     return partial(_mask, augment, cfg['seed']) if augment is not None and augment.masks else None
 
-# %% ../../nbs/app/74_build.ipynb #b53c9ad6
+# %% ../../nbs/app/74_build.ipynb #9a0d05ed
 def _load_run_model(checkpoint):
     "The model of a checkpoint in a run folder"
     config = checkpoint.absolute().parent.parent/'config.yaml'
@@ -142,19 +145,25 @@ def _load_run_model(checkpoint):
         raise QuantizerError(f"{checkpoint}: the config of its run is not at {config}")
     cfg = read_config(str(config))
     with explain_errors(f"{config}: not the config of a run"):
-        dim = check_features(cfg['features'])[1].dim
-        model = build_model(check_model(cfg['model']), torch.zeros(dim), torch.ones(dim))
+        dim,block = check_features(cfg['features'])[1].dim,check_model(cfg['model'])
+        may_have_grown = cfg['train'].get('phases') is not None
+    def _make():
+        model = build_model(block, torch.zeros(dim), torch.ones(dim))
         for book in model.quantizer.codebooks():
-            book.resizable = cfg['train'].get('phases') is not None # it may have grown
-    load_checkpoint(checkpoint, model)
-    return model
+            book.resizable = may_have_grown
+        return model
+    verify_checkpoint(checkpoint)
+    weights = load_file(checkpoint/'model.safetensors')
+    try: return load_weights(_make, {k:v for k,v in weights.items() if not k.startswith('objectives.')})
+    except QuantizerError as e:
+        raise QuantizerError(name_file(e, checkpoint)) from None
 
 # %% ../../nbs/app/74_build.ipynb #508b57ad
 def load_model(
     path:str|Path, # Run, checkpoint of a run, or tokenizer
 )->SpeechQuantizer: # On the CPU
     "The model of an earlier run with its weights; of a run, the best ones"
-    path = Path(path)
+    path = Path(expand_path(path))
     best = path/'checkpoints/best'
     if (path/'config.yaml').is_file() and best.is_dir():
         path = best
@@ -269,7 +278,7 @@ def _model_to_train(cfg, store, is_resumed):
         set_seed(cfg['seed']+rank(), reproducible=True) # dropout differs between processes
     return model
 
-# %% ../../nbs/app/74_build.ipynb #5c8a6357
+# %% ../../nbs/app/74_build.ipynb #de09ca18
 def learner_from_config(
     cfg:dict, # Checked
     store:FeatureStore, # Features with a split
@@ -287,4 +296,4 @@ def learner_from_config(
         cbs += _folder_callbacks(cfg, out, resume, stop)
     cbs += _end_callbacks(train)
     dls = _loaders(cfg, store, model, targets)
-    return quantizer_learner(dls, model, store.frame_rate, train['lr'], train['wd'], cbs)
+    return quantizer_learner(dls, model, store.frame_rate, train['lr'], train['wd'], cbs, path=out)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 from ..core.errors import QuantizerError, check_range, explain_errors, nearest_name
-from ..core.files import atomic_path
+from ..core.files import atomic_path, expand_path
 
 # %% ../../nbs/app/80_cli.ipynb #ad9a760b
 def _describe_run(run):
@@ -65,6 +65,7 @@ def info(
     "Describe what `path` holds"
     from quantizer.data.corpus import Corpus
     from quantizer.data.store_files import Folder
+    path = expand_path(path)
     p = Path(path)
     if (p/'config.yaml').is_file(): return _describe_run(p)
     if Folder(path).has('manifest.json'):
@@ -306,6 +307,8 @@ def parse_args(argv):
     "The arguments of a command; changes of a config may stand behind options: `--out X key=value`"
     _check_command(argv)
     a,rest = make_parser().parse_known_args(argv)
+    for k,v in vars(a).items(): # a shell leaves the ~ of --out=~/x
+        setattr(a, k, [expand_path(o) for o in v] if isinstance(v, list) else expand_path(v))
     if not rest: return a
     takes_changes = getattr(a, 'changes', None) is not None
     if not takes_changes or any(o.startswith('-') for o in rest):
@@ -322,6 +325,9 @@ def _error_line(error):
     if isinstance(error, KeyboardInterrupt):
         return 'terminated' if _exit_code(error) == 143 else 'interrupted'
     if isinstance(error, QuantizerError): return str(error)
+    if isinstance(error, (RuntimeError,MemoryError)):
+        from quantizer.train.step import is_oom
+        return f'out of memory ({str(error)[:150]})' if is_oom(error) else None
     if not isinstance(error, OSError): return None
     name = re.sub(r'/\.([^/]*)\.tmp-\d+', r'/\1', str(error.filename or '')) # without the suffix of `atomic_path`
     return f"{name}: {(error.strerror or str(error)).lower()}"

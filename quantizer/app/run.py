@@ -24,7 +24,7 @@ from .report import write_report
 from .run_folder import check_same_data, config_changes, holds_run, lock_run, write_settings
 from ..core.distributed import broadcast_numbers, process_group, rank, rank_zero_first, world_size
 from ..core.errors import QuantizerError
-from ..core.files import atomic_path, replaced
+from ..core.files import atomic_path, expand_path, replaced
 from ..data.audio import is_url
 from ..data.corpus import Corpus
 from ..data.live import LiveFeatures
@@ -63,9 +63,9 @@ def _make_paths_absolute(cfg):
     for block,key in _path_options(cfg):
         path = block.get(key)
         if path in ('sample',None) or is_url(path): continue
-        block[key] = str(Path(path).absolute())
+        block[key] = str(Path(expand_path(path)).absolute())
     if 'plugins' in cfg:
-        cfg['plugins'] = [str(Path(o).absolute()) if o.endswith('.py') else o for o in cfg['plugins']]
+        cfg['plugins'] = [str(Path(expand_path(o)).absolute()) if o.endswith('.py') else o for o in cfg['plugins']]
     return cfg
 
 # %% ../../nbs/app/78_run.ipynb #a507f154
@@ -315,5 +315,5 @@ def train_run(
     if progress is None: progress = sys.stdout.isatty()
     was_restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
     with process_group():
-        run = open_run(source, Path(out), changes, progress, resume or was_restarted, override)
+        run = open_run(source, Path(expand_path(out)), changes, progress, resume or was_restarted, override)
         with lock_run(run.out): return run.train()

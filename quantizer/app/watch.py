@@ -18,6 +18,7 @@ import numpy as np, pandas as pd, yaml
 from fastcore.basics import patch
 from .pages import read_asset, render_page
 from ..core.errors import QuantizerError, escape_path
+from ..core.files import expand_path
 from ..evaluate.metrics import METRICS
 
 # %% ../../nbs/app/79_watch.ipynb #24869e7c
@@ -381,7 +382,7 @@ def watch_run(
     browser:bool=False, # open the page in a browser
 ):
     "Serve the live page of a run until Ctrl-C: the command `quantizer watch`"
-    server = serve(run, port)
+    server = serve(expand_path(run), port)
     print(f'{escape_path(run)}: {server.url} (Ctrl-C ends it)', flush=True)
     if browser: webbrowser.open(server.url)
     try: threading.Event().wait()

@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/core/errors.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_MESSAGE', 'QuantizerError', 'escape_path', 'unescape_path', 'name_file', 'first_line', 'explain_errors',
-           'nearest_name', 'warn_misspelt', 'check_range']
+           'nearest_name', 'warn_misspelt', 'check_range', 'refuse']
 
 # %% ../../nbs/core/01_errors.ipynb #429c0a5d
 import difflib, math, os, re, warnings
@@ -72,7 +72,7 @@ def explain_errors(
 ):
     "Raise `QuantizerError` where the block raises any other exception"
     try: yield
-    except QuantizerError: raise
+    except (QuantizerError, NameError): raise # the second is always a bug of ours
     except Exception as e:
         kind = '' if isinstance(e, (OSError,ValueError)) else f'{type(e).__name__}: '
         raise error(f'{message} ({kind}{first_line(e)})', **options) from None
@@ -112,3 +112,15 @@ def check_range(
     for name,value in values.items():
         if not lo <= value <= hi:
             raise QuantizerError(f'{name} is {value}: expected {expected}')
+
+# %% ../../nbs/core/01_errors.ipynb #841df16f
+def refuse(
+    cls:type, # Class that inherits the methods
+    **ways:str, # Name of a method -> what to use in its place
+):
+    "Make methods of a class raise `QuantizerError` with the way to take"
+    def _refused(name, way):
+        def _raise(*args, **kwargs): raise QuantizerError(f'{cls.__name__}.{name}: {way}')
+        return _raise
+    for name,way in ways.items():
+        setattr(cls, name, _refused(name, way))

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from fastcore.basics import patch
 from .errors import QuantizerError, nearest_name
+from .files import expand_path
 
 # %% ../../nbs/core/02_registry.ipynb #ba0ce023
 class Registry(dict):
@@ -47,7 +48,7 @@ def load_plugin(
     name:str, # A Python file, or the name of an installed module
 ):
     "Import a user's module, which registers classes; raises `QuantizerError` naming it"
-    path = Path(name)
+    path = Path(expand_path(name))
     is_file = path.suffix == '.py'
     if is_file and not path.is_file():
         raise QuantizerError(f"{name}: no such plugin")

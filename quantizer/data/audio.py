@@ -9,7 +9,7 @@ __all__ = ['AUDIO_SUFFIXES', 'CODEC_SUFFIXES', 'MAX_PEAK', 'MAX_TAPS', 'MAX_UPSA
            'has_audio_suffix', 'AudioBytes', 'is_url', 'open_binary', 'AudioInfo', 'probe', 'check_samples',
            'parse_rate', 'resample', 'span_samples', 'load_audio', 'levels']
 
-# %% ../../nbs/data/08_audio.ipynb #c8ed941b
+# %% ../../nbs/data/08_audio.ipynb #ec9874fb
 import io, math, os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -18,21 +18,24 @@ import numpy as np, soundfile as sf, torch
 from torch import Tensor
 from torchaudio.functional import resample as sinc_resample
 from ..core.errors import QuantizerError, escape_path, explain_errors, first_line
-from .lengths import check_claim, last_ogg_page, missing_part, read_at
+from ..core.files import expand_path
+from .containers import AudioProblem
+from .decoders import open_recording
 from ..core.options import parse_number
 
-# %% ../../nbs/data/08_audio.ipynb #2bc6cbd5
+# %% ../../nbs/data/08_audio.ipynb #01b17a71
 class AudioError(QuantizerError):
     "A file of audio that cannot be used"
     def __init__(self,
         message:str, # One line that names the file
-        kind:str='unreadable', # Or `missing`, `empty`, `truncated`, `damaged`, `NaN`, `scale`, `refused`, `span`
+        kind:str='unreadable', # `missing`, `empty`, `truncated`, `damaged`, `length`, `NaN`, `scale`, `refused`, `span`
     ):
         super().__init__(message)
         self.kind = kind
 
-# %% ../../nbs/data/08_audio.ipynb #8830d6ec
-AUDIO_SUFFIXES = ('.wav','.flac','.mp3','.ogg','.opus','.aiff','.aif','.au')
+# %% ../../nbs/data/08_audio.ipynb #781c6c32
+AUDIO_SUFFIXES = ('.wav','.flac','.mp3','.ogg','.opus','.aiff','.aif','.au', # and rarer ones:
+    '.aifc','.caf','.mp2','.oga','.rf64','.snd','.sph','.w64')
 CODEC_SUFFIXES = ('.m4a','.mp4','.aac','.webm','.wma') # these need torchcodec
 
 def has_audio_suffix(name:str)->bool:
@@ -46,12 +49,6 @@ class AudioBytes:
     name:str # Name in error messages
     data:bytes = field(repr=False) # The whole file, undecoded
     def __str__(self): return self.name
-
-# %% ../../nbs/data/08_audio.ipynb #af9c52d0
-class _SafeBytes(io.BytesIO):
-    def seek(self, offset, whence=0):
-        try: return super().seek(offset, whence)
-        except ValueError: return self.tell()
 
 # %% ../../nbs/data/08_audio.ipynb #scd38f1e
 def is_url(path)->bool:
@@ -75,14 +72,14 @@ def _why_missing(src):
     if not is_broken_link: return 'no such file'
     return f'a link to {escape_path(os.readlink(src))}, which is not there'
 
-# %% ../../nbs/data/08_audio.ipynb #66184c30
+# %% ../../nbs/data/08_audio.ipynb #b9aae45f
 def open_binary(
     src:str|Path|AudioBytes, # File, URL or bytes
 ):
     "Open `src` for reading; raises `AudioError` naming it"
     if isinstance(src, AudioBytes):
-        return _SafeBytes(src.data)
-    name = escape_path(src)
+        return io.BytesIO(src.data)
+    src,name = expand_path(src),escape_path(src)
     with explain_errors(f"{name}: cannot be opened", AudioError, kind='missing'):
         try: return _open_url(src) if is_url(src) else _open_file(src)
         except FileNotFoundError:
@@ -90,87 +87,26 @@ def open_binary(
         except ImportError as e:
             raise AudioError(f"{name}: a URL of this kind needs another package ({e})") from None
 
-# %% ../../nbs/data/08_audio.ipynb #8cd5a96b
-def _needs_codec(head):
-    "Do these bytes begin an MP4, WebM, WMA or AAC file?"
-    is_aac = head[:1] == b'\xff' and head[1:2] in (b'\xf1', b'\xf9')
-    return is_aac or head[4:8] == b'ftyp' or head[:4] in (b'\x1aE\xdf\xa3', b'0&\xb2u')
-
-# %% ../../nbs/data/08_audio.ipynb #sc1e0002
-def _codec_decoder(src, f):
-    problem = f"{escape_path(str(src))}: this format needs torchcodec"
-    try: from torchcodec.decoders import AudioDecoder
-    except ImportError:
-        raise AudioError(f"{problem}: pip install 'quantizer[torchcodec]', and FFmpeg") from None
-    except (OSError, RuntimeError):
-        raise AudioError(f"{problem}, which is installed but does not load: "
-            "install FFmpeg, in a version that it supports") from None
-    return AudioDecoder(f)
-
-# %% ../../nbs/data/08_audio.ipynb #08a10011
-class _CodecFile:
-    "A file that torchcodec decodes, with the interface of `SoundFile`"
-    format = 'torchcodec'
-    def __init__(self, src, f):
-        self.decoder,self.position,self.samples = _codec_decoder(src, f),0,None
-        about = self.decoder.metadata
-        self.samplerate,self.channels,self.subtype = about.sample_rate,about.num_channels,about.codec
-        self.frames = round((about.duration_seconds or 0)*about.sample_rate)
-    def seek(self, position): self.position = position
-    def read(self, n, **_):
-        if self.samples is None:
-            self.samples = self.decoder.get_all_samples().data.T.numpy()
-        start,self.position = self.position,self.position+n
-        return self.samples[start:self.position]
-    def close(self): pass
-
-# %% ../../nbs/data/08_audio.ipynb #2351e0bd
+# %% ../../nbs/data/08_audio.ipynb #455b749a
 def _reason(error):
     return first_line(error).removesuffix('.').split(': ')[-1].lower()
 
-def _decoder(src, f):
-    "A `SoundFile` or a `_CodecFile`"
-    f.seek(0)
-    try: return sf.SoundFile(f if isinstance(src, AudioBytes) or is_url(src) else os.fsencode(src))
-    except (sf.LibsndfileError, RuntimeError, TypeError):
-        if not _needs_codec(read_at(f, 0, 12)): raise
-        f.seek(0)
-        return _CodecFile(src, f)
-
-# %% ../../nbs/data/08_audio.ipynb #397917ea
-def _decode_checked(src, f, name):
-    "A decoder for `src`, if the file is complete and its claim is plausible"
-    size = f.seek(0, os.SEEK_END)
-    if size == 0:
-        raise AudioError(f"{name}: the file is empty (0 bytes)", 'empty')
-    missing = missing_part(f, size)
-    if missing:
-        raise AudioError(f"{name}: truncated ({missing})", 'truncated')
-    is_ogg = read_at(f, 0, 4) == b'OggS'
-    last_page = last_ogg_page(f, size)[1] if is_ogg else None
-    audio = _decoder(src, f)
-    audio.last_page = last_page
-    refused = check_claim(audio, size)
-    if not refused: return audio
-    audio.close()
-    raise AudioError(f"{name}: {refused}", 'refused')
-
-# %% ../../nbs/data/08_audio.ipynb #sc98067a
 @contextmanager
 def _open_audio(src):
-    "`src` as an open `SoundFile`"
-    name = escape_path(str(src))
+    "`src` as an open `AudioFile`"
+    src,name = expand_path(src),escape_path(str(src))
     with open_binary(src) as f:
-        try: audio = _decode_checked(src, f, name)
-        except QuantizerError: raise
+        path = None if isinstance(src, AudioBytes) or is_url(src) else os.fsencode(src)
+        try: audio = open_recording(f, path)
+        except AudioProblem as e: raise AudioError(f"{name}: {e}", e.kind) from None
         except Exception as e: # decoders raise errors of any type
             raise AudioError(f"{name}: not an audio file that can be read ({_reason(e)})") from None
         with closing(audio): yield audio
 
-# %% ../../nbs/data/08_audio.ipynb #e7098384
+# %% ../../nbs/data/08_audio.ipynb #d836116f
 @dataclass(frozen=True)
 class AudioInfo:
-    "What the header of an audio file says"
+    "What an audio file holds"
     sample_rate:int # Samples per second
     channels:int # 1 for mono, 2 for stereo
     samples:int # In each channel
@@ -180,45 +116,15 @@ class AudioInfo:
         "Length in seconds"
         return self.samples/self.sample_rate
 
-# %% ../../nbs/data/08_audio.ipynb #sce363e8
+# %% ../../nbs/data/08_audio.ipynb #c48c149f
 def probe(
     src:str|Path|AudioBytes, # File, URL or bytes
 )->AudioInfo:
-    "Read the header of `src`; raises `AudioError` naming it if the header is unreadable or not plausible"
+    "What `src` holds, without decoding it; raises `AudioError` naming it if that cannot be told or is not plausible"
     with _open_audio(src) as audio:
-        format = f'{audio.format} {audio.subtype}'
-        return AudioInfo(audio.samplerate, audio.channels, audio.frames, format)
+        return AudioInfo(audio.samplerate, audio.channels, audio.frames, audio.format)
 
-# %% ../../nbs/data/08_audio.ipynb #d813f405
-def _read_blocks(audio, start, n):
-    "`n` samples from `start` as mono; fewer if the file ends"
-    mono,done = np.empty(n, np.float32),0
-    audio.seek(start)
-    while done < n:
-        block = audio.read(min(n-done, 2**18), dtype='float32', always_2d=True)
-        if not len(block): break
-        mono[done:done+len(block)] = block.mean(1)
-        done += len(block)
-    return mono[:done]
-
-# %% ../../nbs/data/08_audio.ipynb #08a10015
-def _read_ogg_at(audio, start, n):
-    first = min(start, max(0, audio.last_page-1))
-    audio.seek(first)
-    return audio.read(start-first+n, dtype='float32', always_2d=True)[start-first:].mean(1)
-
-# %% ../../nbs/data/08_audio.ipynb #sc78eaaf
-def _read_ogg(audio, start, n):
-    "`n` samples from `start` of an OGG file as mono; raises `RuntimeError` if a page is missing"
-    mono,tail = _read_ogg_at(audio, start, n),min(n, 1000)
-    if len(mono) == n and start+n < audio.frames:
-        again = _read_ogg_at(audio, start+n-tail, tail)
-        difference,level = np.abs(again-mono[-tail:]).mean(),np.abs(mono[-tail:]).mean()
-        if difference > 0.1*level+1e-4:
-            raise RuntimeError('a part of it is missing')
-    return mono
-
-# %% ../../nbs/data/08_audio.ipynb #fe4803f5
+# %% ../../nbs/data/08_audio.ipynb #bd68b983
 MAX_PEAK = 16 # Largest sample that is believed; full scale is 1
 
 def check_samples(
@@ -233,16 +139,13 @@ def check_samples(
     raise AudioError(f"{name}: holds samples up to {peak:,.0f}, expected floats between -1 and 1 "
         "(divide 16-bit samples by 32768)", 'scale')
 
-# %% ../../nbs/data/08_audio.ipynb #8f604e8f
+# %% ../../nbs/data/08_audio.ipynb #5cf9d4c1
 def _read_mono(audio, start, n, name):
     "`n` samples from `start`, or an `AudioError`"
-    read = _read_ogg if audio.format == 'OGG' else _read_blocks
-    try: mono = read(audio, start, n)
+    try: mono = audio.read(start, n)
     except (sf.LibsndfileError, RuntimeError) as e:
         raise AudioError(f"{name}: damaged ({_reason(e)})", 'damaged') from None
-    is_rounded = isinstance(audio, _CodecFile) # its containers round their length
-    tolerance = audio.samplerate//10-1 if is_rounded else 0
-    if n-len(mono) > tolerance:
+    if len(mono) < n:
         raise AudioError(f"{name}: truncated or damaged "
             f"({len(mono):,} of {n:,} samples could be read)", 'truncated')
     return check_samples(torch.from_numpy(mono), name)
@@ -307,7 +210,7 @@ def _read_resampled(audio, start, end, sample_rate, name):
     n = math.ceil((end-start)*new/old)
     return wav[before*new:before*new+n].clone()
 
-# %% ../../nbs/data/08_audio.ipynb #3841e4db
+# %% ../../nbs/data/08_audio.ipynb #69540910
 def span_samples(
     sample_rate:int, # Sample rate of the file
     samples:int, # Length of the file
@@ -315,9 +218,10 @@ def span_samples(
     duration_s:float|None=None, # Length of the span, in seconds; `None` for the rest of the file
 )->tuple[int,int]: # First sample, and the one after the last
     "Where a span lies in a file"
-    start,end = round(start_s*sample_rate),samples
+    most = 1e9 # seconds: larger numbers are no spans, and would overflow
+    start,end = round(max(-most, min(start_s, most))*sample_rate),samples
     if duration_s is not None and abs(start_s+duration_s-samples/sample_rate) > 0.01:
-        end = round((start_s+duration_s)*sample_rate)
+        end = round(max(-most, min(start_s+duration_s, most))*sample_rate)
     return start,end
 
 # %% ../../nbs/data/08_audio.ipynb #4ab320ee

@@ -13,7 +13,7 @@ from typing import Literal
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.errors import QuantizerError
-from ..core.options import Fraction, NonNegativeInt, check_options, checked
+from ..core.options import Count, Fraction, NonNegativeInt, check_options, checked
 from .audio import load_audio, probe, resample
 from .corpus import Corpus
 
@@ -27,10 +27,10 @@ def noise_options(
 
 # %% ../../nbs/data/16_augment.ipynb #33c072c6
 def spec_options(
-    time_masks:NonNegativeInt=2, # Number of masks over time
+    time_masks:Count=2, # Number of masks over time
     time_width:NonNegativeInt=40, # Longest time mask, in frames
     time_share:Fraction=0.2, # Longest time mask, as a share of the crop; the shorter limit counts
-    freq_masks:NonNegativeInt=2, # Number of masks over frequency
+    freq_masks:Count=2, # Number of masks over frequency
     freq_width:NonNegativeInt=15, # Widest frequency mask, in feature values
 ): pass
 

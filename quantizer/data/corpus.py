@@ -6,18 +6,19 @@ Docs: https://quantizer-dev.github.io/quantizer/data/corpus.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'MANIFESTS', 'join_path', 'parent_path', 'is_folder', 'Corpus', 'Recording', 'map_threaded',
-           'rename_columns']
+           'rename_columns', 'load_parquet']
 
-# %% ../../nbs/data/10_corpus.ipynb #ac7f2d5e
+# %% ../../nbs/data/10_corpus.ipynb #9974f0e7
 import copy, csv, hashlib, html, io, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, pyarrow.parquet as pq
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from torch import Tensor
 from ..core.errors import QuantizerError, escape_path, explain_errors, nearest_name, unescape_path, warn_misspelt
+from ..core.files import expand_path
 from .audio import AUDIO_SUFFIXES, CODEC_SUFFIXES, AudioBytes
 from .audio import is_url, load_audio, open_binary
 from .folders import AudioSearch
@@ -279,6 +280,7 @@ def from_folder(cls:Corpus,
     path:str|Path, # Folder to search, with all its subfolders
 )->Corpus:
     "All audio files below `path`; links are followed"
+    path = expand_path(path)
     top,name = str(path),escape_path(path)
     if not Path(path).is_dir():
         raise QuantizerError(f"{name}: no such folder")
@@ -311,11 +313,21 @@ def _is_quoted(data):
     except csv.Error: return False
     return text.startswith('"') or again.getvalue().rstrip('\n') == text.rstrip('\n')
 
-# %% ../../nbs/data/10_corpus.ipynb #20414ffc
+# %% ../../nbs/data/10_corpus.ipynb #f98526fb
+def load_parquet(
+    data:bytes, # A Parquet file
+    columns:list|None=None, # All by default
+)->pd.DataFrame:
+    "A table, if its texts are UTF-8; raises errors of many types for a damaged file"
+    table = pq.read_table(io.BytesIO(data), columns=columns)
+    table.validate(full=True)
+    return table.to_pandas()
+
+# %% ../../nbs/data/10_corpus.ipynb #94de03aa
 def _read_table(path, suffix):
     "A manifest as a table of texts; a Parquet file keeps its types"
     with open_binary(path) as f: data = f.read()
-    if suffix == '.parquet': return pd.read_parquet(io.BytesIO(data))
+    if suffix == '.parquet': return load_parquet(data)
     format = {}
     if suffix == '.tsv':
         is_quoted = b'"' in data and _is_quoted(data)
@@ -329,6 +341,7 @@ def from_manifest(cls:Corpus,
     rename:dict|None=None, # Column name in the manifest -> name here
 )->Corpus:
     "The recordings that a manifest lists"
+    path = expand_path(path)
     name,suffix = escape_path(path),os.path.splitext(path)[1].lower()
     with explain_errors(f"{name}: not a manifest that can be read"), warnings.catch_warnings():
         warnings.simplefilter('error', pd.errors.ParserWarning)

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 from ..core.errors import QuantizerError
+from ..core.files import expand_path
 from ..core.tensors import fingerprint, lengths_to_mask, pad_batch
 from .features import FEATURES, FeatureExtractor, WhisperLogMel
 
@@ -51,7 +52,7 @@ def _from_pretrained(kind, model, files, **kwargs):
     except ImportError:
         raise QuantizerError("pretrained encoders need transformers: pip install 'quantizer[encoders]'") from None
     with quiet_transformers(transformers.utils.logging):
-        try: return getattr(transformers, kind).from_pretrained(model, **kwargs)
+        try: return getattr(transformers, kind).from_pretrained(expand_path(model), **kwargs)
         except Exception as e:
             raise _explain(model, files, e) from None # damaged files raise all kinds of exceptions
 

@@ -49,7 +49,8 @@ class FeatureExtractor(nn.Module):
     def __init__(self, sample_rate:int, win_length:int, hop_length:int):
         super().__init__()
         self.sample_rate,self.win_length,self.hop_length = sample_rate,win_length,hop_length
-        check_range(1, math.inf, sample_rate=sample_rate, win_length=win_length, hop_length=hop_length)
+        check_range(1, 10**7, sample_rate=sample_rate)
+        check_range(1, math.inf, win_length=win_length, hop_length=hop_length)
         if win_length % 2:
             raise QuantizerError(f"win_length is {win_length}: expected an even number")
     def num_frames(self, samples):
@@ -298,7 +299,7 @@ class FBank(FrontEnd):
         hop_length:int=160, # Samples from frame to frame
     ):
         super().__init__(sample_rate, win_length, hop_length)
-        check_range(100, math.inf, sample_rate=sample_rate)
+        check_range(100, 10**7, sample_rate=sample_rate)
         _check_bands(win_length, 4, n_mels=n_mels)
         check_range(1, win_length, hop_length=hop_length)
         if scale <= 0:

@@ -8,36 +8,36 @@ Docs: https://quantizer-dev.github.io/quantizer/data/options.html.md"""
 __all__ = ['DATA_RULES', 'ExtractOptions', 'DataOptions', 'store_or_live', 'crop_within_longest', 'waveform_needs_live',
            'check_data']
 
-# %% ../../nbs/data/23_options.ipynb #9207ee8e
+# %% ../../nbs/data/23_options.ipynb #fd995a25
 from dataclasses import dataclass
 from typing import Annotated, Literal
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from ..core.errors import QuantizerError
-from ..core.options import (RESUME_SAFE, Fraction, NonNegativeFloat, NonNegativeInt,
-    PositiveFloat, PositiveInt, check_options)
+from quantizer.core.options import (RESUME_SAFE, Count, NonNegativeFloat, PositiveFloat, PositiveInt,
+    check_options)
 from .augment import Augment
 
-# %% ../../nbs/data/23_options.ipynb #19e700fe
+# %% ../../nbs/data/23_options.ipynb #cdd02289
 @dataclass
 class ExtractOptions:
     "How features are extracted into a store: the block `data.extract`"
-    workers:NonNegativeInt=0 # Worker processes; with a GPU, threads that decode audio for it
+    workers:Count=0 # Worker processes; with a GPU, threads that decode audio for it
     device:str='cpu' # Device that computes the features: `cpu`, `cuda`, `cuda:1`
     batch_s:NonNegativeFloat|None=None # Seconds of audio in a batch; `None`: single recordings on a CPU, else 600
     shard_mb:Annotated[float, Ge(1e-6)]=64.0 # Size of a shard, in MB
     launcher:Literal['processes','ray']='processes' # `ray` is for clusters, and needs `quantizer[ray]`
 
-# %% ../../nbs/data/23_options.ipynb #2bcbc561
+# %% ../../nbs/data/23_options.ipynb #1030264e
 @dataclass
 class DataOptions:
     "Recordings and batches: the block `data`"
     corpus:str # `sample`, a folder, or a manifest (`.tsv`, `.csv`, `.parquet`)
-    valid:float=0.2 # Share of the recordings to hold out for validation, if the corpus has no split of its own
+    valid:Annotated[float, Interval(gt=0, lt=1)]=0.2 # Share of the recordings to hold out for validation, if the corpus has no split of its own
     crop_s:PositiveFloat=2.0 # Length of a training crop, in seconds
     batch_size:PositiveInt=32 # Recordings in a batch, per process
     batching:Literal['crops','buckets','packed']='crops' # Random crops, whole recordings of similar length, or packed rows
-    longest_s:PositiveFloat=30.0 # Longest piece, in seconds; a longer recording counts as several
-    workers:Annotated[NonNegativeInt, RESUME_SAFE]=0 # Worker processes that read batches
+    longest_s:Annotated[float, Interval(gt=0, le=86_400)]=30.0 # Longest piece, in seconds; a longer recording counts as several
+    workers:Annotated[Count, RESUME_SAFE]=0 # Worker processes that read batches
     store:Annotated[str|None, RESUME_SAFE]=None # Feature store, created if missing; `None`: inside the run
     dtype:Literal['float32','float16']='float32' # Type of the frames in the store
     verify:Annotated[bool, RESUME_SAFE]=True # Compare checksums of an existing store before training
@@ -59,11 +59,11 @@ def crop_within_longest(data):
         longest = data['longest_s']
         raise QuantizerError(f"'data.crop_s' is {data['crop_s']}: expected at most 'data.longest_s', {longest}")
 
-# %% ../../nbs/data/23_options.ipynb #9c8d1032
+# %% ../../nbs/data/23_options.ipynb #ff53b78b
 def waveform_needs_live(data):
     "A store holds features, so the waveform can only be changed live"
-    if data['augment'] is None or data['live']: return
-    if Augment(**data['augment']).needs_waveform:
+    if data['augment'] is None: return
+    if Augment(**data['augment']).needs_waveform and not data['live']:
         raise QuantizerError("'data.augment' changes the waveform, and a store holds features: "
             "set data.live=true, or leave gain, noise and speed out")
 

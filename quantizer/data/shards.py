@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, escape_path, explain_errors, warn_misspelt
+from ..core.files import expand_path
 from .audio import AudioBytes, AudioError, has_audio_suffix
 from .audio import is_url, open_binary
 from .corpus import Corpus, is_folder, join_path, parent_path
@@ -181,6 +182,7 @@ def from_tar(cls:Corpus,
     rename:dict|None=None, # Key in the `.json` members -> name here
 )->Corpus:
     "The recordings of WebDataset shards; members that cannot be used are in `problems`"
+    path = expand_path(path)
     (root,shards),tables,problems,keys = list_shards(path, '.tar'),[],{},set()
     for shard in shards:
         with open_binary(join_path(root, shard)) as f:

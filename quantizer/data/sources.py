@@ -16,6 +16,7 @@ from typing import Callable
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, escape_path, explain_errors, first_line, warn_misspelt
+from ..core.files import expand_path
 from .audio import AudioBytes, AudioError, has_audio_suffix
 from .audio import is_url, open_binary
 from .corpus import MANIFESTS, SPLITS, Corpus, is_folder, join_path, parent_path, rename_columns
@@ -105,7 +106,9 @@ def _read_parquet(path, column):
     with open_binary(path) as f, _explain_parquet(path):
         file = pq.ParquetFile(f)
         others = [o for o in file.schema_arrow.names if o != column]
-        df = file.read(columns=[*others, f'{column}.path']).flatten().to_pandas()
+        table = file.read(columns=[*others, f'{column}.path']).flatten()
+        table.validate(full=True)
+        df = table.to_pandas()
     match = re.match(r'([a-z]+)-\d{5}-of-', os.path.basename(path))
     return df.assign(row=range(len(df)), _split=match[1] if match else '')
 
@@ -170,7 +173,7 @@ def from_dataset(cls:Corpus,
     rename:dict|None=None, # Column name in the dataset -> name here
 )->Corpus:
     "The recordings of a Hugging Face dataset"
-    is_path = isinstance(source, (str,Path))
+    source,is_path = expand_path(source),isinstance(source, (str,Path))
     is_saved = is_path and any((Path(source)/o).is_file() for o in DATASET_FILES)
     if is_path and not is_saved:
         return cls._from_parquet(source, rename)
@@ -282,6 +285,7 @@ def from_lhotse(cls:Corpus,
     path:str|Path, # Manifest of cuts or recordings, or a folder that holds one of these
 )->Corpus:
     "The recordings or spans of a lhotse manifest; lines that cannot be used are in `problems`"
+    path = expand_path(path)
     name = escape_path(path)
     if is_folder(path): path = _lhotse_manifest(path)
     try: rows,problems = _read_lhotse(path)
@@ -382,6 +386,7 @@ def load(cls:Corpus,
     rename:dict|None=None, # Column name in the source -> name here
 )->Corpus:
     "Read a corpus in the format that it has"
+    source = expand_path(source)
     format = FORMATS[detect_format(source)]
     if format.can_rename: return format.open(source, rename)
     if not rename: return format.open(source)

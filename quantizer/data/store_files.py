@@ -15,14 +15,15 @@ from pathlib import Path
 import fsspec, numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, explain_errors
-from ..core.files import atomic_path
+from ..core.files import atomic_path, expand_path
 from .audio import is_url
+from .corpus import load_parquet
 
 # %% ../../nbs/data/17_store_files.ipynb #e02a7135
 class Folder:
     "Files of one folder, on this machine or at an fsspec address"
     def __init__(self, path:str|Path):
-        self.path,self.local = str(path),not is_url(path)
+        self.path,self.local = str(expand_path(path)),not is_url(path)
         try: self.fs,self.root = fsspec.core.url_to_fs(self.path)
         except (ValueError, ImportError) as e:
             raise QuantizerError(f"{path}: no such address can be opened ({str(e).splitlines()[0]})") from None
@@ -164,7 +165,7 @@ def read_parquet(
 )->pd.DataFrame:
     "A table of a store; raises `QuantizerError` if it is damaged"
     with explain_errors(f"{name}: damaged"):
-        table = pd.read_parquet(io.BytesIO(data), columns=columns)
+        table = load_parquet(data, columns)
         for column in (*_NEEDED, *table) if columns is None else columns:
             if column not in table or not _has_type(table, column):
                 raise QuantizerError(f"{name}: damaged (its column '{column}' is missing, or of another type)")

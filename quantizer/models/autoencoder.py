@@ -6,16 +6,17 @@ Docs: https://quantizer-dev.github.io/quantizer/models/autoencoder.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_CHUNK_FRAMES', 'Reconstruction', 'SpeechQuantizer', 'Chunk', 'merge_loss_weights', 'objective_classes',
-           'check_model', 'build_model', 'add_objectives']
+           'check_model', 'build_model', 'Budget', 'load_weights', 'add_objectives']
 
-# %% ../../nbs/models/39_autoencoder.ipynb #acf2e7e4
+# %% ../../nbs/models/39_autoencoder.ipynb #1240d4ce
 import inspect, math
 from copy import deepcopy
 from dataclasses import dataclass, field, make_dataclass
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from ..core.distributed import all_reduce_sum
 from ..core.errors import QuantizerError, nearest_name
 from ..core.options import check_block, check_options, parse_number
@@ -307,6 +308,45 @@ def build_model(
     decoder = _make(DECODERS, block['decoder'], dim_in=quantizer.dim, dim_out=dim, upsample=encoder.downsample)
     losses = {k:w for k,w in block['losses'].items() if k in LOSSES and not inspect.isclass(LOSSES[k])}
     return SpeechQuantizer(encoder, quantizer, decoder, losses, mean, std)
+
+# %% ../../nbs/models/39_autoencoder.ipynb #311e545a
+_FACTORIES = {torch.arange, torch.empty, torch.full, torch.hann_window, torch.ones, torch.rand, torch.randn,
+    torch.randperm, torch.zeros}
+
+class Budget(TorchFunctionMode):
+    "Raise a `QuantizerError` when this thread makes more tensors, or larger ones"
+    def __init__(self,
+        tensors:int, # Most tensors
+        numbers:int, # Most numbers in them
+        message:str, # Of the error
+    ):
+        super().__init__()
+        self.tensors,self.numbers,self.message = tensors,numbers,message
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _FACTORIES:
+            sizes = args[0] if args and isinstance(args[0], (tuple,list)) else args
+            self.tensors -= 1
+            self.numbers -= math.prod(abs(o) for o in sizes if isinstance(o, int) and o)
+        if min(self.tensors, self.numbers) < 0:
+            raise QuantizerError(self.message)
+        return func(*args, **(kwargs or {}))
+
+# %% ../../nbs/models/39_autoencoder.ipynb #3bfded6b
+def load_weights(
+    make:Callable, # Called without arguments, makes the model that a config describes
+    weights:dict, # Name -> tensor
+)->SpeechQuantizer: # With these weights
+    "Make a model and load its weights; raises `QuantizerError` if they differ, at once if the model is larger"
+    numbers = sum(o.numel() for o in weights.values())
+    budget = Budget(1000+20*len(weights), 2**22+3*numbers, # some are not saved
+        "the config asks for a larger model than the weights are")
+    try:
+        with budget: model = make()
+        model.load_state_dict(weights)
+    except RuntimeError as e:
+        reason = ' '.join(str(e).split()).split(': ', 1)[-1][:200]
+        raise QuantizerError(f"config and weights differ ({reason})") from None
+    return model
 
 # %% ../../nbs/models/39_autoencoder.ipynb #mo340017
 def add_objectives(

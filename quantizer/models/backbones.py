@@ -155,7 +155,7 @@ class ConvBlocks(nn.ModuleList):
     "Some `ConvBlock`s, one after the other"
     def __init__(self, blocks:int, width:int, kernel:int=5, dropout:float=0.):
         check_range(1, math.inf, kernel=kernel, width=width)
-        check_range(0, math.inf, blocks=blocks)
+        check_range(0, 1000, blocks=blocks)
         check_range(0, 0.99, dropout=dropout)
         if kernel % 2 == 0:
             raise QuantizerError(f"kernel is {kernel}: expected an odd number")

@@ -8,7 +8,6 @@ Docs: https://quantizer-dev.github.io/quantizer/models/bottleneck.html.md"""
 __all__ = ['mean_pool', 'masked_mean_pool', 'zero_init', 'BottleneckEncoder', 'append_after_last_frame', 'BottleneckDecoder']
 
 # %% ../../nbs/models/37_bottleneck.ipynb #3b35a5cb
-import math
 from typing import Literal
 import torch
 from fastcore.basics import patch
@@ -52,7 +51,7 @@ class _Bottleneck(Backbone):
     "What encoder and decoder share: blocks that start as the identity"
     def __init__(self, downsample, width, blocks, layers, heads, kernel, mult, dropout):
         super().__init__(downsample, kernel//2*downsample)
-        check_range(0, math.inf, blocks=blocks, layers=layers)
+        check_range(0, 1000, blocks=blocks, layers=layers)
         heads = max(1, width//64) if heads is None else heads
         self.convs = ConvBlocks(blocks, width, kernel, dropout)
         self.blocks = TransformerBlocks(layers, width, heads, mult, dropout)

@@ -146,7 +146,7 @@ class _Transformer(Backbone):
     "What encoder and decoder share: blocks and a norm"
     def __init__(self, downsample, width, layers, heads, mult, dropout, window):
         super().__init__(downsample)
-        check_range(1, math.inf, layers=layers)
+        check_range(1, 1000, layers=layers)
         self.window = None
         if window is not None:
             check_range(1, math.inf, window=window)

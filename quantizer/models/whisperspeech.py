@@ -8,8 +8,9 @@ Docs: https://quantizer-dev.github.io/quantizer/models/whisperspeech.html.md"""
 __all__ = ['FRAMES', 'WhisperSpeechEncoder', 'WhisperSpeechDecoder']
 
 # %% ../../nbs/models/40_whisperspeech.ipynb #8c6ad740
-from typing import Literal
+from typing import Annotated, Literal
 import torch
+from annotated_types import Interval
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,7 +67,7 @@ class WhisperSpeechDecoder(Decoder):
         dim_in:int, # `D` of the quantizer
         dim_out:int, # `D` of the features, the same
         upsample:int, # Frames in a token, as in the encoder
-        layers:PositiveInt=1, # Blocks
+        layers:Annotated[int, Interval(ge=1, le=1000)]=1, # Blocks
         heads:PositiveInt=4, # Attention heads
         mult:PositiveInt=4, # Width of the feed-forward layer, as a multiple of `D`
         rope:bool=True, # Rotary positions, beside the learned ones

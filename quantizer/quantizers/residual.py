@@ -7,16 +7,16 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/residual.html.md"""
 # %% auto #0
 __all__ = ['inner_block', 'check_inner', 'Composite', 'Residual', 'Grouped']
 
-# %% ../../nbs/quantizers/32_residual.ipynb #10c70f42
+# %% ../../nbs/quantizers/32_residual.ipynb #592c32c5
 from typing import Annotated
 import torch
 from annotated_types import Interval
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.distributed import draw_per_item
-from ..core.errors import QuantizerError
+from ..core.errors import QuantizerError, check_range
 from ..core.options import Fraction, PositiveInt, check_options, checked
-from .base import NO_CODE, QUANTIZERS, Quantizer
+from .base import MAX_CODEBOOKS, NO_CODE, QUANTIZERS, Quantizer
 from .estimators import straight_through
 
 # %% ../../nbs/quantizers/32_residual.ipynb #017eb1e7
@@ -54,9 +54,10 @@ def check_inner(
         options['quantizer'] = check_inner(options['quantizer'], size, f'{where}.quantizer')
     return dict(name=name) | options
 
-# %% ../../nbs/quantizers/32_residual.ipynb #d74c1119
+# %% ../../nbs/quantizers/32_residual.ipynb #2971648e
 def _inner_sizes(codebook_size, num, shared):
     "Codebook size of each inner quantizer, `None` where it decides; raises `QuantizerError` for a contradiction"
+    check_range(1, MAX_CODEBOOKS, quantizers=num or 4)
     sizes = codebook_size if isinstance(codebook_size, list) else [codebook_size]*(num or 4)
     if not sizes or num not in (None, len(sizes)):
         raise QuantizerError(f"got {len(sizes)} codebook sizes for {num} quantizers: expected one for each")
@@ -64,7 +65,7 @@ def _inner_sizes(codebook_size, num, shared):
         raise QuantizerError(f"a shared codebook has one size, got {list(sizes)}")
     return sizes
 
-# %% ../../nbs/quantizers/32_residual.ipynb #5a849d12
+# %% ../../nbs/quantizers/32_residual.ipynb #19fc2780
 class Composite(Quantizer):
     "Base class of quantizers that consist of several inner quantizers"
     def __init__(self,
@@ -87,6 +88,7 @@ class Composite(Quantizer):
             if size is not None:
                 options['codebook_size'] = size
             self.inner.append(cls(dim=inner_dim, **options))
+        check_range(1, MAX_CODEBOOKS, num_codebooks=self.num*self.inner[0].num_codebooks)
         self.loss_weights = self.inner[0].loss_weights
         if self.num_codebooks*self.codebook_size >= 2**62:
             raise QuantizerError(f"{self.num_codebooks} codebooks of {self.codebook_size:,} codes: "
@@ -158,7 +160,7 @@ class Residual(Composite):
     def __init__(self,
         dim:int=64, # `D`, dimension of the vectors
         codebook_size:int|list|None=None, # `K` of each level, or a list; the inner quantizer's by default
-        num_quantizers:PositiveInt|None=None, # Number of levels; 4 by default, or as many as there are sizes
+        num_quantizers:Annotated[int,Interval(ge=1, le=1024)]|None=None, # Number of levels; 4 by default, or as many as there are sizes
         quantizer:str|dict='vq', # Quantizer of each level: a name, or a block with a name
         shared:bool=False, # One codebook for all levels?
         dropout:Fraction=0., # Share of the training items that use only a random number of first levels

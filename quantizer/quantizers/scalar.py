@@ -44,7 +44,7 @@ def _factors(k, largest=8):
         if rest is not None: found.append([n, *rest])
     return min(found, key=len, default=None)
 
-# %% ../../nbs/quantizers/29_scalar.ipynb #3badbd7a
+# %% ../../nbs/quantizers/29_scalar.ipynb #ac88b84f
 def fsq_levels(
     codebook_size:int, # `K`
 )->list[int]: # Levels whose product is `K`
@@ -52,10 +52,11 @@ def fsq_levels(
     check_range(3, 2**40, codebook_size=codebook_size)
     levels = _factors(codebook_size)
     if levels: return levels
-    neighbours = (k for d in itertools.count(1) for k in (codebook_size-d, codebook_size+d))
+    neighbours = (k for d in range(1, 1000) for k in (codebook_size-d, codebook_size+d))
     near = itertools.islice((str(k) for k in neighbours if k > 2 and _factors(k)), 3)
+    hint = ', '.join(near) or f'powers of 2, as {2**codebook_size.bit_length()}'
     raise QuantizerError(f"codebook_size is {codebook_size}: not a product of levels from 3 to 8; "
-        f"near ones are {', '.join(near)}, or give 'levels'")
+        f"near ones are {hint}, or give 'levels'")
 
 # %% ../../nbs/quantizers/29_scalar.ipynb #2fe185ce
 def _check_levels(levels, codebook_size):

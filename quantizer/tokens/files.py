@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/tokens/files.html.md"""
 # %% auto #0
 __all__ = ['save_tokens', 'load_tokens', 'encode_paths', 'decode_file']
 
-# %% ../../nbs/tokens/43_files.ipynb #39ef40c8
+# %% ../../nbs/tokens/43_files.ipynb #545d82c1
 import re
 from functools import partial
 from itertools import chain, count
@@ -16,11 +16,12 @@ import soundfile as sf, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from ..core.errors import QuantizerError, name_file, escape_path
-from ..core.files import atomic_path
+from ..core.files import atomic_path, expand_path
+from ..core.tensors import as_array, to_tensor
 from ..data.audio import load_audio
 from .tokenizer import Tokenizer
 
-# %% ../../nbs/tokens/43_files.ipynb #98404b46
+# %% ../../nbs/tokens/43_files.ipynb #c60a59aa
 def save_tokens(
     path:str|Path, # File to write, `.safetensors`
     codes:dict, # Name of a recording -> `(T',Q)` codes
@@ -30,7 +31,10 @@ def save_tokens(
     widths = torch.int16,torch.int32,torch.int64
     dtype = next(o for o in widths if tokenizer.codebook_size-1 <= torch.iinfo(o).max)
     header = {k:str(getattr(tokenizer, k)) for k in ('fingerprint','token_rate','codebook_size')}
-    tensors = {name:tensor.to(dtype).contiguous() for name,tensor in codes.items()}
+    tensors = {}
+    for name,array in codes.items():
+        array = as_array(array, torch.int64, f"codes of '{name}'", 'whole numbers')
+        tensors[name] = to_tensor(array, torch.int64).to('cpu', dtype).contiguous()
     with atomic_path(path) as tmp:
         tmp.write_bytes(save(tensors, metadata=header))
 
@@ -40,6 +44,7 @@ def load_tokens(
     tokenizer:Tokenizer|None=None, # If given, the tokens must be its own
 )->dict: # Name -> `(T',Q)` int64 codes
     "Read tokens; raises `QuantizerError` for a damaged file, tokens of another tokenizer, or codes that were cut"
+    path = expand_path(path)
     if not Path(path).is_file():
         raise QuantizerError(f"{path}: no such file")
     try:
@@ -63,7 +68,7 @@ def _recordings(path, sample_rate):
     "`(name, file, function that reads it)` of each recording at `path`, and recordings to skip: name -> reason"
     from quantizer.data.corpus import Corpus, MANIFESTS, join_path
     from quantizer.data.sources import LHOTSE
-    is_sample = path == 'sample'
+    path,is_sample = expand_path(path),path == 'sample'
     is_table = str(path).lower().endswith((*MANIFESTS, *LHOTSE, '.tar'))
     if not (is_sample or is_table or Path(path).is_dir()):
         return [(escape_path(path), path, partial(load_audio, path, sample_rate))],{}
@@ -114,6 +119,7 @@ def decode_file(
     out:str|Path, # New folder
 )->list[str]: # Names of the recordings
     "Decode tokens to `features.safetensors`, and to sounds if the features have one"
+    out = expand_path(out)
     if Path(out).exists():
         raise QuantizerError(f"{out}: exists already; name another folder")
     feats = {name:tokenizer.decode(codes).contiguous() for name,codes in load_tokens(tokens, tokenizer).items()}

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/train/health.html.md"""
 # %% auto #0
 __all__ = ['CodebookHealth', 'reduce_metric', 'NREMetric', 'FrameLoss']
 
-# %% ../../nbs/train/55_health.ipynb #c1c970ce
+# %% ../../nbs/train/55_health.ipynb #10b95d4a
 import torch
 from fastcore.basics import patch
 from fastai.learner import AvgLoss, AvgMetric, Metric, ValueMetric
@@ -88,7 +88,7 @@ def load_state_dict(self:CodebookHealth, state):
         self.window = torch.sparse_coo_tensor(state['window_index'], window, shape, check_invariants=False).coalesce()
     else: self.window = window.to(next(self.model.parameters()).device)
 
-# %% ../../nbs/train/55_health.ipynb #mo550006
+# %% ../../nbs/train/55_health.ipynb #a7aae602
 @patch
 def metrics(self:CodebookHealth)->list: # For `Learner(metrics=...)`
     "The columns of fastai's table"
@@ -118,7 +118,7 @@ class NREMetric(Metric):
     def __init__(self): self.nre = NRE()
     def reset(self): self.nre.reset()
     def accumulate(self, learn):
-        self.nre.add(learn.pred.x, learn.pred.y, learn.pred.mask)
+        self.nre.add(learn.pred.x, learn.pred.y.detach(), learn.pred.mask)
     def reduce(self): self.nre.reduce()
     @property
     def value(self): return self.nre.value

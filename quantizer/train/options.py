@@ -53,7 +53,7 @@ def _check_anneal(values):
     blocks = {k:v if isinstance(v, dict) else dict(start=v) for k,v in values.items()}
     return {k:check_options(anneal, v, f'train.anneal.{k}') for k,v in blocks.items()}
 
-# %% ../../nbs/train/65_options.ipynb #4bc25b12
+# %% ../../nbs/train/65_options.ipynb #403c2242
 def check_train(
     block:dict, # The block `train` of a config
 )->dict: # The same with all defaults
@@ -61,6 +61,8 @@ def check_train(
     train = check_options(TrainOptions, block, 'train')
     train['schedule'] = check_schedule(train['schedule'])
     train['checkpoint'] = check_options(Checkpoint, train['checkpoint'] or {}, 'train.checkpoint', FROM_RUN)
+    if train['init_part'] != 'all' and train['init_from'] is None:
+        raise QuantizerError(f"'train.init_part' is '{train['init_part']}', and 'train.init_from' names no run to take it from")
     if train['early_stop'] is not None:
         train['early_stop'] = check_options(EarlyStop, train['early_stop'], 'train.early_stop')
     if train['anneal'] is not None:

@@ -170,16 +170,17 @@ def load_state_dict(self:TrainStep, state):
     if self.scaler and state['scaler']:
         self.scaler.load_state_dict(state['scaler'])
 
-# %% ../../nbs/train/58_step.ipynb #5d35566b
+# %% ../../nbs/train/58_step.ipynb #1f66ad33
 def checkpoint_activations(
     model:nn.Module, # model with an `encoder` and a `decoder` whose blocks are in `ModuleList`s
 ):
     "Compute the activations of each block again in the backward pass, rather than keep them"
     modules = [*model.encoder.modules(), *model.decoder.modules()]
-    for blocks in modules:
-        if not isinstance(blocks, nn.ModuleList): continue
-        for block in blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    blocks = [block for o in modules if isinstance(o, nn.ModuleList) for block in o]
+    if not blocks:
+        raise QuantizerError("train.activation_checkpointing is for encoders and decoders that are made of blocks")
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 # %% ../../nbs/train/58_step.ipynb #92f4fcc9
 def compile_parts(
@@ -194,7 +195,7 @@ def is_oom(
     error:Exception, # any error
 )->bool:
     "Did memory run out, on a GPU or on a CPU?"
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError,MemoryError)) or "can't allocate memory" in str(error)
 
 def _memory_use(device):
     if device.type == 'cuda':

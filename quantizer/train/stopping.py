@@ -11,7 +11,7 @@ __all__ = ['Interrupted', 'StopSignals', 'EarlyStop']
 import math, os, signal, threading
 from fastai.callback.core import CancelFitException
 from fastcore.basics import patch, store_attr
-from ..core.options import PositiveInt, checked
+from ..core.options import NonNegativeFloat, PositiveInt, checked
 from .callback import Callback, in_fit
 from .schedule import to_minimise
 
@@ -71,7 +71,7 @@ class EarlyStop(Callback):
     def __init__(self,
         monitor:str='nre', # Column of `log.csv` that should improve
         patience:PositiveInt=5, # Validations without improvement before the run ends
-        min_delta:float=0., # Smallest change that counts as an improvement
+        min_delta:NonNegativeFloat=0., # Smallest change that counts as an improvement
     ):
         store_attr()
     def before_fit(self):

@@ -20,19 +20,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, name_file
+from ..core.files import expand_path
 from ..core.options import check_options
 from ..models.autoencoder import SpeechQuantizer, build_model, check_model
 
 # %% ../../nbs/whisper/72_published.ipynb #c29dafa0
 _Size = Annotated[int, Interval(ge=1, le=2**20)]
 
-# %% ../../nbs/whisper/72_published.ipynb #4c988ca8
+# %% ../../nbs/whisper/72_published.ipynb #c482678c
 @dataclass
 class PublishedSettings:
     "Arguments of a published model, by their own names"
     vq_codes:_Size=512 # Entries of the codebook, without the mask entry
     q_depth:int=12 # Number of codebooks; only 1 can be read
-    depth:_Size=1 # Attention blocks of the decoder
+    depth:Annotated[int, Interval(ge=1, le=1000)]=1 # Attention blocks of the decoder
     n_head:_Size=2 # Attention heads
     head_width:_Size=64 # Dimensions of a head
     ffn_mult:_Size=4 # Width of the feed-forward layers, as a multiple
@@ -271,7 +272,7 @@ def load_published(
     config:dict|None=None, # Settings that the file does not hold, or holds wrongly, by their names there
 )->tuple[SpeechQuantizer,dict]: # The model, and `settings`, `mask_code`, and the blocks `features` and `model` of a config
     "Read a published quantizer; raises `QuantizerError` naming what is wrong with the file"
-    try: return _load(Path(path), config or {})
+    try: return _load(Path(expand_path(path)), config or {})
     except QuantizerError as e:
         raise QuantizerError(name_file(e, path)) from None
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from ..core.errors import QuantizerError, nearest_name
+from ..core.files import expand_path
 from ..core.tensors import fingerprint
 from ..data.encoders import encoder_layer, load_pretrained, quiet_transformers
 
@@ -60,7 +61,7 @@ _SPECIAL_TOKENS = dict(eot='endoftext', sot='startoftranscript', transcribe_id='
 @patch
 def _load_text_tokenizer(self:WhisperTeacher):
     import tokenizers # comes with transformers
-    source,load = self.model,tokenizers.Tokenizer.from_pretrained
+    source,load = expand_path(self.model),tokenizers.Tokenizer.from_pretrained
     if Path(source).is_dir():
         source,load = f'{source}/tokenizer.json',tokenizers.Tokenizer.from_file
     try: self.tokenizer = load(source)
