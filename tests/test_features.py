@@ -46,7 +46,8 @@ def test_batched_is_alone(ext):
             alone = [ext(w[None])[0][0] for w in wavs]
         assert mask.sum(1).tolist()==[ext.num_frames(n) for n in lengths]==ext.num_frames(torch.tensor(lengths)).tolist()
         assert not feats[~mask].any()
-        for f,k,a in zip(feats, mask, alone): torch.testing.assert_close(f[k], a, rtol=1e-5, atol=1e-5)
+        atol = 5e-5 if ext.name in ('whisper','ssl') else 1e-5 # networks add in another order
+        for f,k,a in zip(feats, mask, alone): torch.testing.assert_close(f[k], a, rtol=1e-5, atol=atol)
     check()
 
 def test_num_frames(ext):

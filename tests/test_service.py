@@ -3,11 +3,13 @@ import inspect, json, math, resource, shutil, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np, pytest, soundfile as sf, torch
+import numpy as np, pytest, soundfile as sf, torch, yaml
 from quantizer.all import FEATURES, LogMel, MFCC, QUANTIZERS, QuantizerError, Tokenizer, build_model, check_model, load_audio
-from quantizer.all import load_tokens, save_tokens
+from quantizer.all import load_config, load_published, load_tokens, save_tokens
+from quantizer.app.build import load_model
 from quantizer.data.audio import AudioBytes
 from quantizer.models.backbones import DECODERS, ENCODERS
+from quantizer.train.checkpoint_files import save_checkpoint
 
 def tokenizer(features=None, **parts):
     "A tokenizer of one training step"
@@ -282,3 +284,26 @@ def test_saved_codes(tok, wav, tmp_path):
     loaded = load_tokens(tmp_path/'t.safetensors', tok)
     assert torch.equal(loaded['a'], codes) and torch.equal(loaded['b'], codes.flip(0))
     with pytest.raises(QuantizerError, match="got codes of 'a' of float64: expected whole numbers"): save_tokens(tmp_path/'t.safetensors', dict(a=codes.numpy()*1.), tok)
+
+def test_checkpoint_of_a_stranger(tmp_path):
+    "The config of a run asks for no more than its checkpoint holds"
+    cfg = load_config('mfcc-vq', ['model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.codebook_size=16'])
+    model = build_model(cfg['model'], torch.zeros(39), torch.ones(39))
+    path = tmp_path/'checkpoints/step-00000001'
+    save_checkpoint(path, model)
+    def _load(**encoder):
+        changed = cfg | dict(model=cfg['model'] | dict(encoder=cfg['model']['encoder'] | encoder))
+        (tmp_path/'config.yaml').write_text(yaml.safe_dump(changed))
+        return load_model(path)
+    assert torch.equal(_load().quantizer.codebook, model.quantizer.codebook)
+    start = time.perf_counter()
+    for encoder,said in ((dict(blocks=1000), 'asks for a larger model'), (dict(width=10**6), 'asks for a larger model'), (dict(kernel=3), 'size mismatch')):
+        with pytest.raises(QuantizerError, match=said) as e: _load(**encoder)
+        assert str(e.value).startswith(str(path)) and '\n' not in str(e.value)
+    assert time.perf_counter()-start < 2
+
+def test_published_of_a_stranger(tmp_path):
+    "Settings that would take minutes to list their tensors"
+    config = dict(vq_codes=8, n_head=2, codebook_dim=4, use_cosine_sim=True, downsample=2, whisper_model_name='tiny.en')
+    torch.save(dict(config=config | dict(q_depth=1, depth=10**6), tunables={}, state_dict={}), tmp_path/'a.model')
+    with pytest.raises(QuantizerError, match="'config.depth' is 1000000: expected a whole number from 1 to 1000"): load_published(tmp_path/'a.model')
