@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 import yaml
 from quantizer.all import Corpus, FeatureStore, QuantizerError, Tokenizer, load_audio, load_tokens, probe, save_tokens
 from quantizer.app.cli import main
@@ -21,6 +22,8 @@ from quantizer.app.config import load_config
 from quantizer.core.tensors import fingerprint
 from quantizer.data.store import commit_store, start_store
 from quantizer.data.store_files import Folder, write_shard
+from quantizer.models.autoencoder import build_model, check_model
+from safetensors.torch import load_file
 
 # A text is read as its writer meant it, and a name that is not read is named
 
@@ -277,3 +280,22 @@ def test_store_of_a_stranger(tmp_path):
         index.assign(**change).to_parquet(store/'index-1.parquet')
         (store/'manifest.json').write_text(json.dumps(good|dict(index=dict(file='index-1.parquet', fingerprint=fingerprint((store/'index-1.parquet').read_bytes())))))
         with pytest.raises(QuantizerError, match='damaged'): FeatureStore(store, corpus=Corpus(pd.DataFrame(dict(path=['0.wav']))) if 'id' in change else None)
+
+# A tokenizer of an earlier version keeps its codes
+
+@pytest.mark.parametrize('block', [dict(name='fsq', levels=[5, 4, 3]), dict(name='lfq', codebook_size=8)])
+def test_residual_without_scales(tmp_path, block):
+    "Levels over a bare grid had no scales, and their files have none"
+    model = check_model(dict(encoder=dict(name='conv', width=8), quantizer=dict(name='residual', dim=3, quantizer=block), decoder=dict(name='conv', width=8), losses=dict(mse=1.)))
+    made = build_model(model, torch.zeros(13), torch.ones(13))
+    config,wav = dict(features=dict(name='mfcc', n_mfcc=13, deltas=0), model=model),np.random.default_rng(0).standard_normal(16000)*0.1
+    new = Tokenizer(config, made)
+    new.save(tmp_path/'new')
+    scaled,made_by = new.encode(wav, 16000),new.fingerprint
+    made.quantizer.scales = None
+    old = Tokenizer(config, made)
+    old.save(tmp_path/'old')
+    assert [k for k in load_file(tmp_path/'new/model.safetensors') if k not in load_file(tmp_path/'old/model.safetensors')] == ['quantizer.scales']
+    assert torch.equal(Tokenizer.load(tmp_path/'old').encode(wav, 16000), old.encode(wav, 16000))
+    assert torch.equal(Tokenizer.load(tmp_path/'new').encode(wav, 16000), scaled) and not torch.equal(scaled, old.encode(wav, 16000))
+    assert Tokenizer.load(tmp_path/'old').fingerprint == old.fingerprint != made_by

@@ -203,7 +203,7 @@ def bit_entropies(
     mean = global_average(first.T @ second, len(p), sync)
     return code_entropy, torch.special.entr(mean.clamp(min=1e-30)).sum() # the slope of entr at 0 is infinite
 
-# %% ../../nbs/quantizers/33_scalar.ipynb #16910b1c
+# %% ../../nbs/quantizers/33_scalar.ipynb #0f506253
 @QUANTIZERS.register('lfq')
 class LFQ(Quantizer):
     "Lookup-free quantization: the signs of `log2(codebook_size)` dimensions"
@@ -219,7 +219,7 @@ class LFQ(Quantizer):
     ):
         d = codebook_size.bit_length()-1
         if not 2 <= codebook_size <= 2**32 or codebook_size != 2**d:
-            raise QuantizerError(f"codebook_size is {codebook_size}: expected a power of 2, up to 2^32")
+            raise QuantizerError(f"codebook_size is {codebook_size}: expected a power of 2 from 2 to 2^32")
         super().__init__(dim, codebook_size)
         self.loss_weights = dict(entropy=entropy_weight, commitment=commitment_weight)
         self.gamma = diversity_gamma

@@ -23,7 +23,7 @@ from .stopping import EarlyStop
 @dataclass
 class TrainOptions:
     "A training run: the block `train`"
-    epochs:PositiveInt=20 # Passes over the training recordings, each followed by a validation
+    epochs:PositiveInt=20 # Passes over the training recordings, each followed by a validation; with `phases`, the sum of theirs
     epoch_steps:PositiveInt|None=None # Steps between validations, in place of one pass over the data
     lr:PositiveFloat=2e-3 # Peak learning rate
     wd:NonNegativeFloat=0.01 # Weight decay
