@@ -222,7 +222,7 @@ def _check_weight(name, weight):
     "The weight as a number, or an error"
     number = parse_number(weight)
     is_number = isinstance(number, (int,float)) and not isinstance(number, bool)
-    if is_number and 0 <= number < math.inf: return number
+    if is_number and 0 <= number < 1e300: return number # a whole number may be larger than any float
     raise QuantizerError(f"'model.losses.{name}' is {weight!r}: expected a number, 0 or more")
 
 # %% ../../nbs/models/43_autoencoder.ipynb #mo340013
