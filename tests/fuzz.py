@@ -495,6 +495,19 @@ def changed_files(files, base):
     "What an input changes in its seed; `missing` for what it removes"
     return {k: v for k,v in files.items() if v is not base.get(k)} | {k: 'missing' for k in base if k not in files}
 
+def make_again(*args):
+    "The seed and the changes of an input whose process did not come to send them; made in another one, since making it may have been what took so long"
+    def _make(conn):
+        resource.setrlimit(resource.RLIMIT_AS, (8*2**30,)*2)
+        files,origin,_ = make_input(*args)
+        conn.send((origin, changed_files(files, args[1][origin])))
+    ours,theirs = mp.get_context('fork').Pipe(duplex=False)
+    process = mp.get_context('fork').Process(target=_make, args=(theirs,), daemon=True)
+    process.start()
+    res = ours.recv() if ours.poll(30) else (None, None)
+    process.kill()
+    return res
+
 def write_finding(folder, surface, origin, changed):
     digest = hashlib.sha256(repr(sorted(changed.items())).encode()).hexdigest()[:8]
     path = folder/surface/f'{origin}-{digest}'
@@ -536,15 +549,14 @@ def fuzz(plan, seed, jobs, minutes, out):
                 kind,details,origin,changed = finding
                 size = sum(map(len, (changed or {}).values()))
                 count,*smallest = kinds.get((job.name, kind), (0, np.inf))
+                if not count: print(f'{job.name}: {kind}: input {n}', file=sys.stderr, flush=True)
                 kinds[job.name,kind] = (count+1, size, n, details, origin, changed) if size < smallest[0] else (count+1, *smallest)
             if job.next < job.stop: todo.insert(0, (job.name, job.next, job.stop))
     print(f"{'surface':12} {'inputs':>8} {'accepted':>9} {'refused':>8} {'findings':>8} {'seconds':>8}")
     for k,(accepted,refused,found,seconds) in table.items(): print(f'{k:12} {accepted+refused+found:8,} {accepted:9,} {refused:8,} {found:8,} {seconds:8.0f}')
     print(f"{'all':12} {sum(sum(o[:3]) for o in table.values()):8,} inputs, {sum(o[2] for o in table.values()):,} findings of {len(kinds)} kinds, {time.monotonic()-t0:.0f} s with {jobs} processes, seed {seed}")
     for (name,kind),(count,_,n,details,origin,changed) in sorted(kinds.items(), key=lambda o: -o[1][0]):
-        if changed is None and n >= 0: # the process did not come to send it
-            files,origin,_ = make_input(name, seeds[name], seed, n)
-            changed = changed_files(files, seeds[name][origin])
+        if changed is None and n >= 0: origin,changed = make_again(name, seeds[name], seed, n)
         print(f'\n{name}: {kind}: {count} times; input {n}, {changed and write_finding(out, name, origin, changed)}\n{details.strip()}')
     return kinds
 

@@ -113,7 +113,7 @@ YAML_VALUES = ['!!python/object/apply:os.system [touch /tmp/quantizer-fuzz-outsi
     '[', '{', '"', "'", '@', '`', '%', '\t', '['*300, '{a: '*300, '- '*300, '9'*5000, '"\\ud800"', '"\\0"', '2001-01-01 00:00:00 +99:99']
 
 def yaml_file(rng, data):
-    if rng.random() < 0.6:
+    if rng.random() < 0.6 and b'&a' not in data: # not one that unpacks to billions of values
         root = nested_value(rng, yaml.safe_load(data))
         return json_text(rng, root) if rng.random() < 0.7 else yaml.safe_dump(root, allow_unicode=rng.random() < 0.5).encode()
     text = data.decode()

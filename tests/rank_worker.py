@@ -64,6 +64,7 @@ def work(rank, world, folder):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
+    import torch._dynamo # an optimizer wants it
     fork = multiprocessing.get_context('fork')  # this process has all imports done
     ps = [fork.Process(target=work, args=(rank, world, sys.argv[1])) for rank,world in ((0,1), (0,2), (1,2))]
     for p in ps: p.start()

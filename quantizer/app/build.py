@@ -18,7 +18,7 @@ from fastai.torch_core import set_seed
 from safetensors.torch import load_file
 from .config import check_features, extractor_from_config, load_config, read_config
 from ..core.errors import QuantizerError, explain_errors, name_file
-from ..core.files import expand_path
+from ..core.files import expand_path, require_file
 from ..data.augment import Augment
 from ..data.corpus import Corpus
 from ..data.loaders import feature_loaders
@@ -153,7 +153,7 @@ def _load_run_model(checkpoint):
             book.resizable = may_have_grown
         return model
     verify_checkpoint(checkpoint)
-    weights = load_file(checkpoint/'model.safetensors')
+    weights = load_file(require_file(checkpoint/'model.safetensors'))
     try: return load_weights(_make, {k:v for k,v in weights.items() if not k.startswith('objectives.')})
     except QuantizerError as e:
         raise QuantizerError(name_file(e, checkpoint)) from None

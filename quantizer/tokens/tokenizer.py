@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save
 from torch import Tensor
 from ..core.errors import QuantizerError, check_range, explain_errors, name_file
-from ..core.files import atomic_path, expand_path
+from ..core.files import atomic_path, expand_path, require_file
 from ..core.options import check_block
 from ..core.tensors import as_array, fingerprint as hash_parts, pad_batch, to_tensor
 from ..data.audio import AudioBytes, check_samples, load_audio, parse_rate, resample
@@ -32,7 +32,7 @@ class Tokenizer:
         model:SpeechQuantizer, # The trained model
     ):
         self.config = {k:config[k] for k in ('features','model')}
-        options = dict(self.config['features'])
+        options = check_block(FEATURES, self.config['features'], 'features')
         self.extractor = FEATURES[options.pop('name')](**options).eval()
         self.model = model.eval()
         if len(model.mean) != self.extractor.dim: raise QuantizerError(
@@ -198,11 +198,10 @@ def save(self:Tokenizer,
 # %% ../../nbs/tokens/46_tokenizer.ipynb #4038c160
 def _read_tokenizer(cls, path):
     "The tokenizer in a folder, and the fingerprint that it should have"
-    config = json.loads((path/'config.json').read_text())
-    weights = load_file(path/'model.safetensors')
+    config = json.loads(require_file(path/'config.json').read_text())
+    weights = load_file(require_file(path/'model.safetensors'))
     if config['format'] != 1:
         raise QuantizerError(f"{path}: a tokenizer of format {config['format']}; this version reads format 1")
-    check_block(FEATURES, config['features'], 'features')
     dim = weights['mean'].numel()
     model = load_weights(lambda: build_model(config['model'], torch.zeros(dim), torch.ones(dim)), weights)
     return cls(config, model),config['fingerprint']

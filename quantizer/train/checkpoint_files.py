@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from ..core.errors import QuantizerError, explain_errors
-from ..core.files import atomic_path, replaced
+from ..core.files import atomic_path, replaced, require_file
 
 # %% ../../nbs/train/64_checkpoint_files.ipynb #c5b9aa9d
 def _flatten(nested):
@@ -81,7 +81,7 @@ def save_checkpoint(
 def _read_state(path):
     "`state.json`, compared with its own hash"
     try:
-        state = json.loads((path/'state.json').read_text())
+        state = json.loads(require_file(path/'state.json').read_text())
         own_hash = state.pop('self')
         state['sha256'].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
