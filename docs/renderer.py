@@ -1,5 +1,5 @@
 "How exported functions and classes look on the site"
-import inspect
+import inspect, re
 from fastcore.docments import DocmentTbl
 from nbdev.doclinks import NbdevLookup
 from nbdev.showdoc import BasicMarkdownRenderer
@@ -36,5 +36,5 @@ class Renderer(BasicMarkdownRenderer):
         E = inspect.Parameter.empty
         ps = [p if types else p.replace(annotation=E) for p in self.sig.parameters.values()]
         sig = str(self.sig.replace(parameters=ps, return_annotation=self.sig.return_annotation if types else E))
-        if len(self.nm+sig)<=100: return sig
-        return '(\n    ' + ',\n    '.join(str(p) for p in ps) + ',\n)'
+        if len(self.nm+sig)>100: sig = '(\n    ' + ',\n    '.join(str(p) for p in ps) + ',\n)'
+        return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r'\1', sig)  # a class as a default, by its name

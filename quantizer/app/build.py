@@ -60,7 +60,8 @@ def print_skipped(
     if not problems: return
     reasons = list(problems.values())
     print(f'skipped {len(problems)} of {total:,} recordings:', file=sys.stderr)
-    for o in reasons[:limit]: print(f'  {o}', file=sys.stderr)
+    for o in reasons[:limit]:
+        print(f'  {o}', file=sys.stderr)
     if len(reasons) > limit:
         print(f'  and {len(reasons)-limit} more', file=sys.stderr)
 
@@ -120,7 +121,8 @@ def extract_features(
     corpus = Corpus.load(cfg['data']['corpus'], cfg['data']['rename'])
     if len(corpus) > 1:
         corpus = corpus.with_split(cfg['data']['valid'], cfg['seed'])
-    if progress is None: progress = sys.stderr.isatty()
+    if progress is None:
+        progress = sys.stderr.isatty()
     return fill_store(cfg, corpus, extractor_from_config(cfg), out, progress)
 
 # %% ../../nbs/app/78_build.ipynb #8addfa61
@@ -154,7 +156,8 @@ def _load_run_model(checkpoint):
         return model
     verify_checkpoint(checkpoint)
     weights = load_file(require_file(checkpoint/'model.safetensors'))
-    try: return load_weights(_make, {k:v for k,v in weights.items() if not k.startswith('objectives.')})
+    try:
+        return load_weights(_make, {k:v for k,v in weights.items() if not k.startswith('objectives.')})
     except QuantizerError as e:
         raise QuantizerError(name_file(e, checkpoint)) from None
 
@@ -184,8 +187,10 @@ def init_model(
     source = load_model(path)
     source.quantizer.match_size(model.quantizer)
     try:
-        if part == 'codebook': model.quantizer.load_state_dict(source.quantizer.state_dict())
-        else: model.load_state_dict(_objective_state(model) | source.codec_state())
+        if part == 'codebook':
+            model.quantizer.load_state_dict(source.quantizer.state_dict())
+        else:
+            model.load_state_dict(_objective_state(model) | source.codec_state())
     except RuntimeError as e:
         name = 'model' if part == 'all' else 'quantizer'
         reason = ' '.join(str(e).split()).split(': ', 1)[-1][:200]
@@ -230,8 +235,10 @@ def _step_callbacks(train):
 def _change_callbacks(train):
     "Callbacks that change the model, or measure it, as training continues"
     res = []
-    if train['phases']: res.append(Phases(train['phases']))
-    if train['wer']: res.append(WERCallback(train['wer']))
+    if train['phases']:
+        res.append(Phases(train['phases']))
+    if train['wer']:
+        res.append(WERCallback(train['wer']))
     if train['anneal']:
         res.append(HyperparamScheduler({k:anneal(**v) for k,v in train['anneal'].items()}))
     return res

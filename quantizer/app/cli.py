@@ -67,7 +67,8 @@ def info(
     from quantizer.data.store_files import Folder
     path = expand_path(path)
     p = Path(path)
-    if (p/'config.yaml').is_file(): return _describe_run(p)
+    if (p/'config.yaml').is_file():
+        return _describe_run(p)
     if Folder(path).has('manifest.json'):
         return _describe_store(path, verify)
     if (p/'config.json').is_file():
@@ -133,7 +134,8 @@ def _train(a):
         raise QuantizerError("a config is missing: a YAML file, or one of the packaged ones "
             "(try: quantizer train --help)")
     measures = train_run(a.config, a.out, a.changes, resume=a.resume, override=a.override)
-    if measures is None: return # not the first process
+    if measures is None:
+        return # not the first process
     print_measures(measures)
     print(f"codebook: {measures['this run']['verdict']}")
     print(f"tokenizer: {Path(a.out)/'tokenizer'}\nreport: {Path(a.out)/'report.html'}")
@@ -234,7 +236,8 @@ def _evaluate(a):
     m = evaluate(tokenizer, corpus)
     print_skipped(m['problems'], m['recordings']+len(m['problems']))
     shown = {str(a.tokenizer): m}
-    if a.wer: text = _add_text(m, shown, tokenizer, corpus)
+    if a.wer:
+        text = _add_text(m, shown, tokenizer, corpus)
     print_measures(shown)
     if a.wer:
         print(f"\n{text.to_string(float_format='{:.3f}'.format)}\n")
@@ -324,7 +327,8 @@ def _error_line(error):
     "The line to print for an error; `None` for a bug, which gets a traceback"
     if isinstance(error, KeyboardInterrupt):
         return 'terminated' if _exit_code(error) == 143 else 'interrupted'
-    if isinstance(error, QuantizerError): return str(error)
+    if isinstance(error, QuantizerError):
+        return str(error)
     if isinstance(error, (RuntimeError,MemoryError)):
         from quantizer.train.step import is_oom
         return f'out of memory ({str(error)[:150]})' if is_oom(error) else None
@@ -340,7 +344,8 @@ def _report_failure(error):
     lost = peer_failure(error)
     if isinstance(error, KeyboardInterrupt):
         reports = rank == '0'
-    else: reports = claims_error_report(2 if lost else 0)
+    else:
+        reports = claims_error_report(2 if lost else 0)
     if not reports: return
     line = f'process {rank} cannot reach another one, which may have ended ({lost})' if lost else _error_line(error)
     if line is None: traceback.print_exception(error)
@@ -373,7 +378,8 @@ def main(
     "Run a command"
     warnings.filterwarnings('ignore', "torch(audio|vision)'s compiled ops") # no command needs them
     warnings.formatwarning = lambda message, *_, **__: f'quantizer: {message}\n'
-    try: _run_command(sys.argv[1:] if argv is None else argv)
+    try:
+        _run_command(sys.argv[1:] if argv is None else argv)
     except SystemExit: raise # of `--help`
     except BaseException as e:
         if int(os.environ.get('WORLD_SIZE', 1)) > 1:

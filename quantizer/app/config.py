@@ -206,7 +206,8 @@ def _usable_memory():
     "Bytes that this process may still take: those of the machine, or of its own limit"
     page,limit = os.sysconf('SC_PAGE_SIZE'),resource.getrlimit(resource.RLIMIT_AS)[0]
     machine,used = page*os.sysconf('SC_PHYS_PAGES'),Path('/proc/self/statm')
-    if limit == resource.RLIM_INFINITY or not used.exists(): return machine
+    if limit == resource.RLIM_INFINITY or not used.exists():
+        return machine
     return min(machine, max(0, limit-page*int(used.read_text().split()[0])))
 
 # %% ../../nbs/app/77_config.ipynb #23a5e821
@@ -269,7 +270,8 @@ def anneal_fits(cfg, model, out):
     for name,options in (cfg['train']['anneal'] or {}).items():
         try:
             anneal(**options)
-            if name in cfg['model']['losses']: continue
+            if name in cfg['model']['losses']:
+                continue
             for end in ('start','end'):
                 model.set_hyperparam(name, options[end])
         except QuantizerError as e:

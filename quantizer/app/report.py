@@ -80,7 +80,8 @@ def _measure_rows(measures):
 
 # %% ../../nbs/app/80_report.ipynb #0db6731b
 def _text_values(log, measures, texts):
-    if texts is None: return dict(text_curves=None, texts=[])
+    if texts is None:
+        return dict(text_curves=None, texts=[])
     rows = texts.iloc[_evenly(range(len(texts)), 5)]
     fig = plot_metrics(log, ('valid_kl','valid_ce','valid_accuracy','wer'), measures)
     return dict(text_curves=image_url(fig), texts=rows.to_dict('records'))

@@ -62,7 +62,8 @@ def _path_options(cfg):
 def _make_paths_absolute(cfg):
     for block,key in _path_options(cfg):
         path = block.get(key)
-        if path in ('sample',None) or is_url(path): continue
+        if path in ('sample',None) or is_url(path):
+            continue
         block[key] = str(Path(expand_path(path)).absolute())
     if 'plugins' in cfg:
         cfg['plugins'] = [str(Path(expand_path(o)).absolute()) if o.endswith('.py') else o for o in cfg['plugins']]
@@ -120,7 +121,8 @@ def build_learner(self:Run,
 ):
     "Make the learner, and write the settings of a new run"
     self.learn = learner_from_config(self.cfg, self.store, self.out, self.resuming, stop, self.targets)
-    if self.resuming: self.learn.add_cb(WriteSettings(self))
+    if self.resuming:
+        self.learn.add_cb(WriteSettings(self))
     elif rank() == 0:
         write_settings(self.out, self.cfg, self.store)
     self.learn.run_log.notes = self.first_events()
@@ -130,7 +132,8 @@ def build_learner(self:Run,
 def first_events(self:Run):
     "Entries of `events.csv` with which the run starts or continues"
     changes = [('config', o) for o in self.changes]
-    if self.resuming and step_checkpoints(self.out/'checkpoints'): return changes
+    if self.resuming and step_checkpoints(self.out/'checkpoints'):
+        return changes
     return [*changes, ('started', f"{self.cfg['train']['epochs']} epochs of {len(self.learn.dls.train)} steps")]
 
 # %% ../../nbs/app/82_run.ipynb #02329ace
@@ -138,7 +141,8 @@ def first_events(self:Run):
 def print_sizes(self:Run):
     "Print what was skipped, and the sizes of data and model"
     problems = self.corpus.problems | self.store.problems
-    if self.targets: problems |= self.targets.store.problems
+    if self.targets:
+        problems |= self.targets.store.problems
     print_skipped(problems, len(self.corpus)+len(self.corpus.problems))
     minutes = int(self.store.frames.sum())/self.store.frame_rate/60
     parameters = sum(p.numel() for p in self.learn.model.parameters())
@@ -166,7 +170,8 @@ def fit(self:Run):
     learn = self.learn
     progress = self.progress and not rank()
     if rank(): learn.logger = lambda row: None
-    else: learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.validation_losses())
+    else:
+        learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.validation_losses())
     if progress and IN_NOTEBOOK:
         learn.add_cb(ShowGraphCallback())
     with nullcontext() if progress else learn.no_bar():
@@ -215,7 +220,8 @@ def train(self:Run)->dict|None:
             raise
         except FloatingPointError as e:
             raise self.diverged(e) from None
-        finally: self.learn.run_log.close() # after a good end it is closed already
+        finally:
+            self.learn.run_log.close() # after a good end it is closed already
         return None if rank() else self.finish()
 
 # %% ../../nbs/app/82_run.ipynb #f9faba50
@@ -226,7 +232,8 @@ def finish_tokenizer(self:Run)->tuple[Tokenizer,dict]:
     model = get_model(learn.model)
     best = self.out/'checkpoints/best'
     state = dict(epoch=learn.epoch, step=learn.train_iter) # if the disk was full, there is no checkpoint
-    if best.exists(): state = load_checkpoint(best, model)
+    if best.exists():
+        state = load_checkpoint(best, model)
     model = model.cpu()
     if cfg['train']['phases']: # the codebook may have grown
         cfg['model']['quantizer']['codebook_size'] = model.quantizer.codebook_size
@@ -312,7 +319,8 @@ def train_run(
     override:bool=False, # When resuming, also accept changes of the numbers
 )->dict|None: # Column of the report -> measures: `this run` and `k-means`; `None` in all processes but the first
     "Train a tokenizer, measure it and report; raises `QuantizerError` before any work if a setting is wrong"
-    if progress is None: progress = sys.stdout.isatty()
+    if progress is None:
+        progress = sys.stdout.isatty()
     was_restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
     with process_group():
         run = open_run(source, Path(expand_path(out)), changes, progress, resume or was_restarted, override)

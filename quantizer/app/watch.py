@@ -94,7 +94,8 @@ def add_lines(self:GrowingCSV, lines:bytes):
     "Add complete lines of the file"
     self.position += len(lines)
     self.tail = (self.tail+lines)[-64:]
-    if not self.names: lines = self._read_header(lines)
+    if not self.names:
+        lines = self._read_header(lines)
     rows = _parse_rows(lines, self.names)
     self.recent.extend(rows.tail(self.recent.maxlen).to_dict('records'))
     if rows.empty or 'step' not in self.names: return
@@ -169,7 +170,8 @@ def _run_state(
     kinds = [event.get('kind') for event in events]
     last = next((kind for kind in kinds[::-1] if kind in ('started','resumed','stopped','finished')), None)
     if last == 'stopped': return 'interrupted'
-    if last == 'finished' or has_report: return 'finished'
+    if last == 'finished' or has_report:
+        return 'finished'
     if not steps: return 'starting'
     epoch = log[-1].get('epoch') if log else None
     if _is_number(epoch) and _is_number(epochs) and epoch+1 >= epochs:
@@ -181,7 +183,8 @@ def check_run(
     run:str|Path, # folder of a run
 )->Path:
     "Raise `QuantizerError` if this is not the folder of a run"
-    if (Path(run)/'config.yaml').is_file(): return Path(run)
+    if (Path(run)/'config.yaml').is_file():
+        return Path(run)
     raise QuantizerError(f"{escape_path(run)}: not the folder of a run, it has no config.yaml; "
         "expected a folder that 'quantizer train' made with --out")
 
@@ -218,7 +221,8 @@ def _last_row(table):
 # %% ../../nbs/app/83_watch.ipynb #438a0440
 def _book_usage(counts, size, points):
     "The curve of one codebook, its most frequent code first; of a large one a dict holds the codes that occur"
-    if isinstance(counts, dict): counts = [*counts.values()]
+    if isinstance(counts, dict):
+        counts = [*counts.values()]
     else: size = len(counts)
     counts = np.sort(np.array(counts, float))[::-1]
     shown = np.unique(np.linspace(0, size-1, min(size, points)).round().astype(int))
@@ -321,7 +325,8 @@ for _type,_names in dict(css=('watch.css','uplot/uPlot.min.css'), javascript=('w
 # %% ../../nbs/app/83_watch.ipynb #bb2322b4
 class _Handler(BaseHTTPRequestHandler):
     timeout = 30 # seconds
-    def log_message(self, *args): pass # nothing on the terminal
+    def log_message(self, *args):
+        pass # nothing on the terminal
 
     def do_GET(self):
         host = re.sub(r':\d+$', '', self.headers.get('Host', '')).lower()
@@ -330,7 +335,8 @@ class _Handler(BaseHTTPRequestHandler):
         route = _ROUTES.get(self.path.split('?')[0])
         if route is None: return self.send_error(404)
         media_type,policy,body = route
-        try: self.answer(200, media_type, policy, body(self.server))
+        try:
+            self.answer(200, media_type, policy, body(self.server))
         except (QuantizerError, OSError) as e:
             self.answer(404, 'text/plain', policy, str(e).encode(errors='replace'))
 
@@ -353,7 +359,8 @@ class _Server(ThreadingHTTPServer):
         self.run,self.cache,self.lock = run,{},threading.Lock()
         self.url = f'http://127.0.0.1:{self.server_port}/'
 
-    def handle_error(self, request, client_address): pass # a browser that closed its connection
+    def handle_error(self, request, client_address):
+        pass # a browser that closed its connection
 
     def shutdown(self):
         "Stop, and free the port"

@@ -46,7 +46,8 @@ class SoftImport(MetaPathFinder):
 def install():
     "Install the hook once; `import quantizer` does it"
     is_installed = any(type(o).__name__ == 'SoftImport' for o in sys.meta_path)
-    if not is_installed: sys.meta_path.insert(0, SoftImport())
+    if not is_installed:
+        sys.meta_path.insert(0, SoftImport())
 
 # %% ../../nbs/core/07_compat.ipynb #cceb26ab
 install()

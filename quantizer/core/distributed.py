@@ -37,7 +37,8 @@ def all_reduce_sum(
     sync:bool=True, # `False`: this rank alone
 )->Tensor: # Sum over ranks, without a gradient
     "Sum of `x` over all ranks"
-    if not sync or world_size() == 1: return x.detach()
+    if not sync or world_size() == 1:
+        return x.detach()
     x = x.detach().clone()
     dist.all_reduce(x, group=_group.control if x.is_sparse else None) # NCCL has no sparse tensors
     return x
@@ -200,10 +201,12 @@ def claims_error_report(
     "`True` in the first process that ends with an error"
     if _group.store is None: return True
     if wait_s:
-        try: _group.store.wait(['told'], timedelta(seconds=wait_s))
+        try:
+            _group.store.wait(['told'], timedelta(seconds=wait_s))
         except RuntimeError: pass
     try: return _group.store.add('told', 1) == 1
-    except RuntimeError: return True # the store is gone
+    except RuntimeError:
+        return True # the store is gone
 
 # %% ../../nbs/core/06_distributed.ipynb #mpfab0e2
 def peer_failure(

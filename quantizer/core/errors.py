@@ -72,7 +72,8 @@ def explain_errors(
 ):
     "Raise `QuantizerError` where the block raises any other exception"
     try: yield
-    except (QuantizerError, NameError): raise # the second is always a bug of ours
+    except (QuantizerError, NameError):
+        raise # the second is always a bug of ours
     except Exception as e:
         kind = '' if isinstance(e, (OSError,ValueError)) else f'{type(e).__name__}: '
         raise error(f'{message} ({kind}{first_line(e)})', **options) from None
@@ -120,7 +121,8 @@ def refuse(
 ):
     "Make methods of a class raise `QuantizerError` with the way to take"
     def _refused(name, way):
-        def _raise(*args, **kwargs): raise QuantizerError(f'{cls.__name__}.{name}: {way}')
+        def _raise(*args, **kwargs):
+            raise QuantizerError(f'{cls.__name__}.{name}: {way}')
         return _raise
     for name,way in ways.items():
         setattr(cls, name, _refused(name, way))

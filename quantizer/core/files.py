@@ -79,7 +79,8 @@ def set_aside(
     for n in count(1):
         new = [o.with_stem(f'{o.stem}-{n}') for o in paths]
         if not any(o.exists() for o in new): break
-    for path,free in zip(paths, new): path.rename(free)
+    for path,free in zip(paths, new):
+        path.rename(free)
     return [o.name for o in new]
 
 # %% ../../nbs/core/03_files.ipynb #5b81d560

@@ -49,8 +49,10 @@ def _with_numbers(annotation, *limits):
         return _with_numbers(args[0], *args[1:])
     if origin in (Union,UnionType):
         return Union[tuple(_with_numbers(o) for o in args)]
-    if annotation not in (int,float): return annotation
-    if annotation is int: limits = Interval(ge=-LARGEST, le=LARGEST),*limits
+    if annotation not in (int,float):
+        return annotation
+    if annotation is int:
+        limits = Interval(ge=-LARGEST, le=LARGEST),*limits
     return Annotated[annotation, *limits, BeforeValidator(parse_number)]
 
 # %% ../../nbs/core/04_options.ipynb #b4cd0a43
@@ -107,7 +109,8 @@ _TYPE_NAMES = {type(None):'null', int:'a whole number', float:'a number', str:'a
 def _describe_range(limits):
     "What an `Interval`, `Ge` or `Gt` asks for"
     low,above,high,below = (getattr(limits, k, None) for k in ('ge','gt','le','lt'))
-    if below is not None: return f' above {above:g}, below {below:g}'
+    if below is not None:
+        return f' above {above:g}, below {below:g}'
     if high is None:
         return f', {low:g} or more' if above is None else f' above {above:g}'
     return f' from {low:g} to {high:g}' if above is None else f' above {above:g}, up to {high:g}'
@@ -167,7 +170,8 @@ def check_block(
     filled_in:tuple=(), # Parameters that the program gives, not the config
 )->dict: # The block with all options
     "Check a block that names an entry of a registry, and complete it"
-    if isinstance(block, str): block = dict(name=block)
+    if isinstance(block, str):
+        block = dict(name=block)
     if not isinstance(block, dict) or 'name' not in block:
         raise QuantizerError(f"'{where}' is {block!r}: expected a name or a block with a name; there are: {', '.join(sorted(registry))}")
     options = dict(block)

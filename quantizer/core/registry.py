@@ -55,7 +55,8 @@ def load_plugin(
     folder = str(path.absolute().parent)
     if is_file and folder not in sys.path:
         sys.path.append(folder)
-    try: module = import_module(path.stem if is_file else name)
+    try:
+        module = import_module(path.stem if is_file else name)
     except Exception as e:
         raise QuantizerError(f"{name}: the plugin cannot be imported ({type(e).__name__}: {e})") from None
     if is_file and not path.samefile(module.__file__ or '.'):

@@ -49,7 +49,8 @@ def as_array(
         kind = 'f' if x.is_floating_point() else 'i' if is_whole else 'other'
     else:
         try: x = np.asarray(x)
-        except ValueError: raise QuantizerError(f"got {name} in rows of different lengths") from None
+        except ValueError:
+            raise QuantizerError(f"got {name} in rows of different lengths") from None
         kind = x.dtype.kind
     if kind in _KINDS[dtype][0]: return x
     raise QuantizerError(f"got {name} of {x.dtype}: expected {expected}")

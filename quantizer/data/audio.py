@@ -81,7 +81,8 @@ def open_binary(
         return io.BytesIO(src.data)
     src,name = expand_path(src),escape_path(src)
     with explain_errors(f"{name}: cannot be opened", AudioError, kind='missing'):
-        try: return _open_url(src) if is_url(src) else _open_file(src)
+        try:
+            return _open_url(src) if is_url(src) else _open_file(src)
         except FileNotFoundError:
             raise AudioError(f"{name}: {_why_missing(src)}", 'missing') from None
         except ImportError as e:
@@ -98,7 +99,8 @@ def _open_audio(src):
     with open_binary(src) as f:
         path = None if isinstance(src, AudioBytes) or is_url(src) else os.fsencode(src)
         try: audio = open_recording(f, path)
-        except AudioProblem as e: raise AudioError(f"{name}: {e}", e.kind) from None
+        except AudioProblem as e:
+            raise AudioError(f"{name}: {e}", e.kind) from None
         except Exception as e: # decoders raise errors of any type
             raise AudioError(f"{name}: not an audio file that can be read ({_reason(e)})") from None
         with closing(audio): yield audio
@@ -169,7 +171,8 @@ def _steps(rate, sample_rate, name):
     factor = math.gcd(rate, sample_rate)
     old,new = rate//factor,sample_rate//factor
     taps = old*new + 12*max(old, new)
-    if taps <= MAX_TAPS and new <= MAX_UPSAMPLING*old: return old,new
+    if taps <= MAX_TAPS and new <= MAX_UPSAMPLING*old:
+        return old,new
     raise AudioError(f"{name}: its sample rate of {rate:,} Hz has too little in common with "
         f"{sample_rate:,} Hz to be resampled; convert it first")
 
@@ -233,7 +236,8 @@ def load_audio(
 )->Tensor: # `(S,)` float32, mono
     "Read `src` or a span of it as mono; raises `AudioError` naming it if anything is wrong with it"
     name = escape_path(str(src))
-    if sample_rate is not None: sample_rate = parse_rate(sample_rate)
+    if sample_rate is not None:
+        sample_rate = parse_rate(sample_rate)
     with _open_audio(src) as audio:
         rate,total = audio.samplerate,audio.frames
         start,end = span_samples(rate, total, start_s, duration_s)

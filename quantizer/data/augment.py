@@ -117,7 +117,8 @@ def wave(self:Augment,
     speed_rng,noise_rng,gain_rng = rng.spawn(3)
     if self.speed:
         percent = round(100*self.speed[speed_rng.integers(len(self.speed))])
-        if percent != 100: wav = resample(wav, percent, 100)
+        if percent != 100:
+            wav = resample(wav, percent, 100)
     if self.noise and noise_rng.random() < self.noise['p']:
         snr = noise_rng.uniform(*self.noise['snr'])
         noise = self.draw_noise(len(wav), sample_rate, noise_rng)

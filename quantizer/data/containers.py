@@ -109,7 +109,8 @@ def _find_chunk(f, start, size, magic, name):
         if len(head) < head_size: return None
         n = int.from_bytes(head[name_size:], order)
         if magic == b'riff': n = max(0, n-head_size)
-        if head.startswith(name): return at+head_size,n
+        if head.startswith(name):
+            return at+head_size,n
         at += head_size+n + -n%align
 
 # %% ../../nbs/data/08_containers.ipynb #f6a33a13
@@ -144,14 +145,16 @@ def _nist_claim(f, start):
     "From lines like `sample_count -i 16000`; samples that are packed have no size"
     head = read_at(f, start, 1024)
     numbers = re.findall(rb'(?:sample_count|channel_count|sample_n_bytes) -i (\d+)', head)
-    if len(numbers) != 3 or b'embedded' in head: return _Claim(0, 0)
+    if len(numbers) != 3 or b'embedded' in head:
+        return _Claim(0, 0)
     return _Claim(start+int(head[8:16]), prod(map(int, numbers)))
 
 # %% ../../nbs/data/08_containers.ipynb #91bb79e9
 def _is_chunk(f, at, size, magic):
     "Does a chunk or a tag begin at `at`?"
     head = read_at(f, at, 24)
-    if re.match(b'ID3|TAG|APETAGEX', head): return True
+    if re.match(b'ID3|TAG|APETAGEX', head):
+        return True
     if magic not in CHUNKED: return False
     _,name_size,number_size,order,*_ = CHUNKED[magic]
     n = int.from_bytes(head[name_size:name_size+number_size], order)
@@ -164,9 +167,11 @@ def _is_placeholder(n):
 def _data_size(f, claim, size, magic):
     "How many bytes of samples there are; raises `AudioProblem` if some are missing"
     left = max(0, size-claim.data)
-    if claim.n == 0: return 0 if _is_chunk(f, claim.data, size, magic) else left
+    if claim.n == 0:
+        return 0 if _is_chunk(f, claim.data, size, magic) else left
     if _is_placeholder(claim.n): return left
-    if claim.n <= left+1 or abs(claim.end-size) <= 1: return min(claim.n, left)
+    if claim.n <= left+1 or abs(claim.end-size) <= 1:
+        return min(claim.n, left)
     raise missing_bytes(claim.data+claim.n-size)
 
 # %% ../../nbs/data/08_containers.ipynb #443a6595
@@ -179,8 +184,10 @@ def missing_bytes(
 # %% ../../nbs/data/08_containers.ipynb #17d80502
 def _check_rest(f, at, size, magic):
     "Raise `AudioProblem` if there is more sound from `at` on"
-    if size-at <= 4096 or _is_chunk(f, at, size, magic): return
-    if not (read_at(f, at, 4096)+read_at(f, size-4096, 4096)).strip(b'\0'): return
+    if size-at <= 4096 or _is_chunk(f, at, size, magic):
+        return
+    if not (read_at(f, at, 4096)+read_at(f, size-4096, 4096)).strip(b'\0'):
+        return
     raise AudioProblem(f'{size-at:,} bytes follow the samples that its header promises; '
         'mend its header, or cut it there', 'length')
 

@@ -165,7 +165,8 @@ def size(self:Corpus, i:int)->int|None:
     "Size in bytes of the file of recording `i`; `None` if it is missing, or unknown before it is read"
     if self.reader: return self.reader.size(self, i)
     path = self.file(i)
-    try: return None if is_url(path) else path.stat().st_size
+    try:
+        return None if is_url(path) else path.stat().st_size
     except (OSError, ValueError): return None
 
 # %% ../../nbs/data/14_corpus.ipynb #1dea0013
@@ -219,8 +220,10 @@ def audio(self:Recording, sample_rate:int|None=16000)->Tensor:
 def _repr_html_(self:Recording):
     from IPython.display import Audio
     title = html.escape(f'{self.id}: {self.text}' if self.text else self.id)
-    try: player = Audio(self.audio().numpy(), rate=16000)._repr_html_()
-    except QuantizerError as e: player = html.escape(str(e))
+    try:
+        player = Audio(self.audio().numpy(), rate=16000)._repr_html_()
+    except QuantizerError as e:
+        player = html.escape(str(e))
     return f'<div>{title}</div>{player}'
 
 # %% ../../nbs/data/14_corpus.ipynb #sca557e4
@@ -309,7 +312,8 @@ def _is_quoted(data):
     "Are the quotation marks in the bytes of a TSV those of its format?"
     text = data.decode('utf-8-sig').replace('\r\n', '\n')
     rows,again = csv.reader(io.StringIO(text, newline=''), delimiter='\t', strict=True),io.StringIO(newline='')
-    try: csv.writer(again, delimiter='\t', lineterminator='\n').writerows(rows)
+    try:
+        csv.writer(again, delimiter='\t', lineterminator='\n').writerows(rows)
     except csv.Error: return False
     return text.startswith('"') or again.getvalue().rstrip('\n') == text.rstrip('\n')
 

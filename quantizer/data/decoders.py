@@ -35,8 +35,10 @@ class _Decoder(sf.SoundFile):
         else:
             first = start if last_page is None else min(start, max(0, last_page-1))
             try: left = start-self.seek(first)
-            except sf.LibsndfileError: pass # it cannot seek
-        while left > 0 and len(block := self.read(min(left, 2**18), 'float32')): left -= len(block)
+            except sf.LibsndfileError:
+                pass # it cannot seek
+        while left > 0 and len(block := self.read(min(left, 2**18), 'float32')):
+            left -= len(block)
 
 # %% ../../nbs/data/11_decoders.ipynb #4050a7f8
 def _needs_codec(head):
@@ -69,7 +71,8 @@ class _CodecFile:
     def count(self):
         self.samples = self.decoder.get_all_samples().data.T.numpy()
         self.length = len(self.samples)
-    def go_to(self, position): self.position = position
+    def go_to(self, position):
+        self.position = position
     def read(self, n, **_):
         start,self.position = self.position,self.position+n
         return self.samples[start:self.position]
@@ -78,7 +81,8 @@ class _CodecFile:
 # %% ../../nbs/data/11_decoders.ipynb #6a687096
 def _decoder(f, path, stream):
     "A `_Decoder` or a `_CodecFile`"
-    if _needs_codec(read_at(f, 0, 12)): return _CodecFile(f)
+    if _needs_codec(read_at(f, 0, 12)):
+        return _CodecFile(f)
     is_right = stream.pieces == [(f, 0, f.seek(0, 2))] and read_at(f, 0, 4) in MAGIC
     return _Decoder(path if path and is_right else _buffered(stream.pieces), stream)
 
@@ -115,7 +119,8 @@ class AudioFile:
         self.samplerate,self.channels = first.samplerate,first.channels
         self.format = f'{first.format} {first.subtype}'
     @property
-    def frames(self): return sum(o.length for o in self.decoders)
+    def frames(self):
+        return sum(o.length for o in self.decoders)
     def close(self):
         for o in self.decoders: o.close()
 
@@ -140,7 +145,8 @@ def read(self:AudioFile,
 def _why_refused(recording, size):
     "Why a file is not decoded; `None` if it is"
     rates = sorted({o.samplerate for o in recording.decoders})
-    if len(rates) == 1: return check_claim(recording, size)
+    if len(rates) == 1:
+        return check_claim(recording, size)
     return f'its parts have sample rates of {" and ".join(map(str, rates))} Hz; split it first'
 
 # %% ../../nbs/data/11_decoders.ipynb #f62c6c29
@@ -150,7 +156,8 @@ def open_recording(
 )->AudioFile: # To be closed
     "Open a file of audio; raises `AudioProblem` if it is not complete or not plausible"
     size = f.seek(0, 2)
-    if size == 0: raise AudioProblem('the file is empty (0 bytes)', 'empty')
+    if size == 0:
+        raise AudioProblem('the file is empty (0 bytes)', 'empty')
     recording = AudioFile([_decoder(f, path, o) for o in find_streams(f)])
     refused = _why_refused(recording, size)
     if refused:

@@ -17,7 +17,8 @@ from .corpus import Corpus, map_threaded
 # %% ../../nbs/data/17_describe.ipynb #18de0009
 PROBE_COLUMNS = ['format','sample_rate','channels','file_s','kind','problem']
 
-def _kind(error): return getattr(error, 'kind', 'left out')
+def _kind(error):
+    return getattr(error, 'kind', 'left out')
 
 # %% ../../nbs/data/17_describe.ipynb #sc0a079c
 def _probe_row(info):

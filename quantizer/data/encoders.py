@@ -27,7 +27,8 @@ from .features import FEATURES, FeatureExtractor, WhisperLogMel
 def quiet_transformers(log):
     "No warnings of `transformers`, unless the environment asks for them, and no progress bars"
     verbosity,has_bar = log.get_verbosity(),log.is_progress_bar_enabled()
-    if 'TRANSFORMERS_VERBOSITY' not in os.environ: log.set_verbosity_error()
+    if 'TRANSFORMERS_VERBOSITY' not in os.environ:
+        log.set_verbosity_error()
     log.disable_progress_bar()
     try: yield
     finally:
@@ -52,7 +53,8 @@ def _from_pretrained(kind, model, files, **kwargs):
     except ImportError:
         raise QuantizerError("pretrained encoders need transformers: pip install 'quantizer[encoders]'") from None
     with quiet_transformers(transformers.utils.logging):
-        try: return getattr(transformers, kind).from_pretrained(expand_path(model), **kwargs)
+        try:
+            return getattr(transformers, kind).from_pretrained(expand_path(model), **kwargs)
         except Exception as e:
             raise _explain(model, files, e) from None # damaged files raise all kinds of exceptions
 
@@ -83,7 +85,8 @@ def check_kind(net:nn.Module, model:str, name:str):
 class PretrainedEncoder(FeatureExtractor):
     "Frames of a frozen network; a subclass defines `encode`"
     window_s,margin_s = 30,2 # windows overlap by 4 s and are joined in the middle of the overlap
-    def train(self, mode=True): return super().train(False)
+    def train(self, mode=True):
+        return super().train(False)
     @property
     def identity(self):
         return {k:v for k,v in self.settings.items() if k != 'model'}
@@ -167,7 +170,8 @@ class WhisperEncoder(PretrainedEncoder):
         self.window_s = net.config.max_source_positions//50
         self.mel = WhisperLogMel(net.config.num_mel_bins)
         self.freeze(net.encoder, layer, dtype, weights, norm_last=True)
-    def num_frames(self, samples): return (samples//160+1)//2
+    def num_frames(self, samples):
+        return (samples//160+1)//2
 
 # %% ../../nbs/data/19_encoders.ipynb #fae09f7f
 @patch
@@ -227,7 +231,8 @@ def convolve(self:SSLEncoder, wav:Tensor, lengths:Tensor)->Tensor:
 @patch
 def encode(self:SSLEncoder, wav:Tensor, lengths:Tensor)->Tensor:
     "`(B,T,D)` of waveforms `(B,S)` no longer than a window"
-    if self.do_normalize: wav = normalize_waves(wav, lengths)
+    if self.do_normalize:
+        wav = normalize_waves(wav, lengths)
     x = self.convolve(wav.to(next(self.net.parameters()).dtype), lengths)
     x = self.net.feature_projection(x)
     x = x[0] if isinstance(x, tuple) else x

@@ -101,7 +101,8 @@ def length_batches(
     batch_s:float, # Seconds in a batch, padding included; 0 gives one recording at a time, in order
 )->list[list]:
     "Numbers of recordings, in groups of similar length"
-    if not batch_s: return [[i] for i in range(len(seconds))]
+    if not batch_s:
+        return [[i] for i in range(len(seconds))]
     batches = []
     for i in np.argsort(seconds, kind='stable').tolist():
         if batches and max(seconds[i], 1e-3)*(len(batches[-1])+1) <= batch_s:
@@ -136,7 +137,8 @@ class Frames:
 def extract_together(extractor:FeatureExtractor, loaded:list)->list:
     "Recordings of a batch, with `Frames` in place of each `Wave`"
     wavs = [o.wav for o in loaded if isinstance(o, Wave)]
-    try: feats = iter(extract_waves(extractor, wavs) if wavs else [])
+    try:
+        feats = iter(extract_waves(extractor, wavs) if wavs else [])
     except QuantizerError: return loaded
     return [Frames(next(feats)) if isinstance(o, Wave) else o for o in loaded]
 
@@ -150,9 +152,12 @@ def recording_frames(
     "Yield the frames of a recording, in one part or several; raises `QuantizerError` if it cannot be used"
     match loaded:
         case Failed(error): raise error
-        case Wave(sound) | Long(sound) if extractor.needs_text: yield extractor.recording(corpus, i, sound)
-        case Long(samples): yield from long_frames(corpus, i, extractor, samples)
-        case Wave(wav): yield extract_waves(extractor, [wav])[0]
+        case Wave(sound) | Long(sound) if extractor.needs_text:
+            yield extractor.recording(corpus, i, sound)
+        case Long(samples):
+            yield from long_frames(corpus, i, extractor, samples)
+        case Wave(wav):
+            yield extract_waves(extractor, [wav])[0]
         case Frames(feats): yield feats
 
 # %% ../../nbs/data/23_extract.ipynb #5ab42c71
@@ -202,7 +207,8 @@ def _estimate_seconds(corpus):
     "About how long each recording is: from the manifest, or the header"
     seconds = corpus.df.duration_s.to_numpy(float, copy=True)
     def _probe(i):
-        try: return recording_samples(corpus, i, 1000)/1000
+        try:
+            return recording_samples(corpus, i, 1000)/1000
         except Exception:
             return 0. # its error is reported when it is extracted
     unknown = np.flatnonzero(np.isnan(seconds))
@@ -215,7 +221,8 @@ def _is_done(task, folder, manifest, corpus):
     number,items = task
     rows = finished_shard(folder, number, manifest)
     has_identity = rows is not None and {'size','duration_s'} <= {*rows}
-    if not has_identity or len(rows) != len(items): return False
+    if not has_identity or len(rows) != len(items):
+        return False
     return (find_recordings(rows, corpus.select(items)) == np.arange(len(items))).all()
 
 # %% ../../nbs/data/23_extract.ipynb #cb44d85a
@@ -243,7 +250,8 @@ class Progress:
     def __post_init__(self):
         self.done,self.start,self.shown_at = multiprocessing.Value('d', 0.),time.time(),0.
     def add(self, seconds:float):
-        with self.done.get_lock(): self.done.value += seconds
+        with self.done.get_lock():
+            self.done.value += seconds
     def show(self, last:bool=False):
         "Print the progress, at most twice a second"
         took = time.time()-self.start
@@ -323,11 +331,13 @@ def run_ray(
 # %% ../../nbs/data/23_extract.ipynb #f892d532
 def run_tasks(tasks:list, work, workers:int, launcher:str, progress:Progress):
     "Do tasks by Ray, in processes, or in this process if there are no `workers`"
-    if launcher == 'ray': return run_ray(tasks, work, workers)
+    if launcher == 'ray':
+        return run_ray(tasks, work, workers)
     def _on_progress(seconds):
         progress.add(seconds)
         progress.show()
-    if workers: run_processes(tasks, work, workers, progress)
+    if workers:
+        run_processes(tasks, work, workers, progress)
     else:
         for task in tasks: work(task, _on_progress)
     if tasks: progress.show(last=True)
@@ -367,7 +377,8 @@ def build_store(
         store = FeatureStore(path, corpus=corpus)
         if len(store): return store
         problem = next(iter(store.problems.values()))
-        if is_new: folder.fs.rm(folder.root, recursive=True)
+        if is_new:
+            folder.fs.rm(folder.root, recursive=True)
     raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; the first: {problem}")
 
 # %% ../../nbs/data/23_extract.ipynb #300b9efd
@@ -377,7 +388,8 @@ def _extract(items, folder, manifest, corpus, extractor, workers, batch_s, shard
     frame_bytes = extractor.dim*np.dtype(dtype).itemsize
     tasks = plan_shards(items, seconds[items]*extractor.frame_rate*frame_bytes, shard_mb, len(manifest['shards']))
     todo = [task for task in tasks if not _is_done(task, folder, manifest, corpus)]
-    if batch_s is None: batch_s = 0. if on_cpu else 600.
+    if batch_s is None:
+        batch_s = 0. if on_cpu else 600.
     processes,threads = (workers,0) if on_cpu else (0,workers)
     work = partial(extract_shard, corpus=corpus, extractor=extractor, path=folder.path, dtype=dtype,
         seconds=seconds, batch_s=batch_s, threads=threads)

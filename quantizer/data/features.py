@@ -91,7 +91,8 @@ def identity(self:FeatureExtractor)->dict:
 @patch
 def _check_wav(self:FeatureExtractor, wav):
     "Refuse what is no batch of waveforms"
-    if isinstance(wav, Tensor) and wav.is_floating_point() and wav.ndim == 2 and len(wav): return
+    if isinstance(wav, Tensor) and wav.is_floating_point() and wav.ndim == 2 and len(wav):
+        return
     got = f'{wav.dtype} of shape {tuple(wav.shape)}' if isinstance(wav, Tensor) else type(wav).__name__
     raise QuantizerError(f"{self.name}: got {got}, expected a tensor of floats (B, S)")
 
@@ -216,7 +217,8 @@ class LogMel(FrontEnd):
         _check_bands(win_length, n_mels=n_mels)
         self.n_mels = self.dim = n_mels
         self.set_bank(*_hann_mel(self, n_mels))
-    def values(self, bands): return (bands + 1e-6).log()
+    def values(self, bands):
+        return (bands + 1e-6).log()
 
 # %% ../../nbs/data/18_features.ipynb #b115a7c2
 def deltas(

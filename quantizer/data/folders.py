@@ -60,7 +60,8 @@ def walk(self:AudioSearch, start):
         try: entries = [*os.scandir(folder)]
         except OSError as e: self.note(e)
         else:
-            for entry in entries: self.add(entry, folders)
+            for entry in entries:
+                self.add(entry, folders)
 
 # %% ../../nbs/data/13_folders.ipynb #sc093ff1
 @patch

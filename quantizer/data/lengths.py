@@ -24,9 +24,11 @@ def _page_size(page):
 def _ogg_streams(f, start, size):
     starts,next_page = [start],start
     for at in find_all(f, start, size, rb'OggS\0[\2\6]\0{8}'):
-        if at not in (start, next_page): starts.append(at)
+        if at not in (start, next_page):
+            starts.append(at)
         next_page = at+_page_size(read_at(f, at, 282))
-    if len(starts) > MAX_STREAMS: raise too_many_streams()
+    if len(starts) > MAX_STREAMS:
+        raise too_many_streams()
     return [_ogg_stream(f, *o) for o in pairwise([*starts, size])]
 
 # %% ../../nbs/data/10_lengths.ipynb #960154f4
@@ -44,7 +46,8 @@ def _ogg_stream(f, start, end):
 def _crc8_table():
     table = []
     for byte in range(256):
-        for _ in range(8): byte = byte<<1 ^ (7 if byte & 128 else 0)
+        for _ in range(8):
+            byte = byte<<1 ^ (7 if byte & 128 else 0)
         table.append(byte & 255)
     return table
 
@@ -60,12 +63,15 @@ def _flac_frame(head, block_size):
     n_ones = 8-(number ^ 255).bit_length()
     at = 4+max(1, n_ones)
     if n_ones: number &= 127>>n_ones
-    for byte in head[5:at]: number = number<<6 | byte & 63
+    for byte in head[5:at]:
+        number = number<<6 | byte & 63
     after = at+{6:1, 7:2}.get(size_code, 0)
     end = after+{12:1, 13:2, 14:2}.get(rate_code, 0)
-    if size_code == 0 or len(head) <= end or _crc8(head[:end]) != head[end]: return None
+    if size_code == 0 or len(head) <= end or _crc8(head[:end]) != head[end]:
+        return None
     n = 192 if size_code == 1 else 576<<size_code-2 if size_code < 6 else 256<<max(0, size_code-8)
-    if after > at: n = 1+int.from_bytes(head[at:after], 'big')
+    if after > at:
+        n = 1+int.from_bytes(head[at:after], 'big')
     start = number if head[1] == 0xf9 else number*block_size
     return start,start+n
 
@@ -81,16 +87,19 @@ def _flac_end(f, start, end):
     tail,last,nexts = read_at(f, end-n, n),None,{0}
     for found in re.finditer(rb'\xff[\xf8\xf9]', tail[:-6]):
         frame = _flac_frame(tail[found.start():found.start()+16], block_size)
-        if frame and frame[0] in nexts: last = frame[1]
+        if frame and frame[0] in nexts:
+            last = frame[1]
         if frame: nexts.add(frame[1])
     return last
 
 # %% ../../nbs/data/10_lengths.ipynb #86eba8b4
 def _flac_streams(f, start, size):
     more = find_all(f, start+1, size, rb'fLaC[\0\x80]\0\0"')
-    if size-start > 2**20 and _is_one_flac(f, start, size): more = ()
+    if size-start > 2**20 and _is_one_flac(f, start, size):
+        more = ()
     starts = [start, *more, size]
-    if len(starts) > MAX_STREAMS: raise too_many_streams()
+    if len(starts) > MAX_STREAMS:
+        raise too_many_streams()
     return [_flac_stream(f, *o) for o in pairwise(starts)]
 
 def _is_one_flac(f, start, size):
@@ -111,9 +120,12 @@ def _flac_stream(f, start, end):
 def _streams_at(f, at, size):
     "The streams from `at` on, until another format begins; none if the format is not known"
     magic = read_at(f, at, 4)
-    if magic == b'OggS': return _ogg_streams(f, at, size)
-    if magic == b'fLaC': return _flac_streams(f, at, size)
-    if magic not in MAGIC: return mp3_streams(f, at, size)
+    if magic == b'OggS':
+        return _ogg_streams(f, at, size)
+    if magic == b'fLaC':
+        return _flac_streams(f, at, size)
+    if magic not in MAGIC:
+        return mp3_streams(f, at, size)
     stream = container_stream(f, at, size, magic)
     return mp3_streams(f, *stream.mp3) if stream.mp3 else [stream]
 
@@ -127,7 +139,8 @@ def find_streams(
     at += len(head)-len(head.lstrip(b'\0'))
     while more := _streams_at(f, at, size):
         found,at = found+more,more[-1].end
-        if len(found) > MAX_STREAMS: raise too_many_streams()
+        if len(found) > MAX_STREAMS:
+            raise too_many_streams()
     if found: return found
     if at or re.match(FRAME_START, read_at(f, 0, 2)):
         raise AudioProblem('not an audio file that can be read (no MP3 frames in it)')

@@ -52,7 +52,8 @@ def _count_samples(corpus, sample_rate):
     "Samples of each recording, 0 where its header cannot be read, and why it cannot"
     problems,ids = {},corpus.ids
     def _samples(i):
-        try: return recording_samples(corpus, i, sample_rate)
+        try:
+            return recording_samples(corpus, i, sample_rate)
         except QuantizerError as e:
             problems[ids[i]] = name_file(e, corpus.file(i))
         return 0
@@ -91,8 +92,10 @@ def read_into(self:LiveFeatures, out, at, items, starts, lengths, epoch=0):
     "As `FeatureSource.read_into`; a damaged recording has no frames"
     real = []
     for place,i,start,length in zip(*(np.asarray(o).tolist() for o in (at, items, starts, lengths))):
-        try: x = self.span(i, start, length, epoch).numpy()
-        except QuantizerError as e: x = self.report(i, e)
+        try:
+            x = self.span(i, start, length, epoch).numpy()
+        except QuantizerError as e:
+            x = self.report(i, e)
         out[place:place+len(x)] = x
         out[place+len(x):place+length] = 0
         real.append(len(x))

@@ -30,7 +30,8 @@ KBPS = { # of MPEG 1, and of MPEG 2 and 2.5; by layer
     (2, 3): (8,16,24,32,40,48,56,64,80,96,112,128,144,160)}
 
 # %% ../../nbs/data/09_mp3.ipynb #1d4254e0
-def _version(frame): return 1 if frame[1] & 8 else 2 # or 2.5
+def _version(frame):
+    return 1 if frame[1] & 8 else 2 # or 2.5
 
 def _layer(frame): return 4-(frame[1]>>1 & 3)
 
@@ -42,7 +43,8 @@ def _frame_samples(version, layer):
 def _frame_lengths(kind, rate):
     "Bytes in a frame, by its second and third byte, where these have the bits `kind` and `rate`; empty if none has"
     version,layer,divisor = _version([0, kind]),_layer([0, kind]),{3:1, 2:2, 0:4}.get(kind>>3 & 3)
-    if kind < 0xe0 or layer == 4 or rate == 12 or not divisor: return {}
+    if kind < 0xe0 or layer == 4 or rate == 12 or not divisor:
+        return {}
     hz = (44100, 48000, 32000)[rate>>2]//divisor
     slot,lengths = 4 if layer == 1 else 1,{}
     for crc,padding,private,i in product((0, 1), (0, 1), (0, 1), range(14)):
@@ -73,10 +75,12 @@ def _run(f, start, size):
     at,base,block = start,start,b''
     while at+4 <= size:
         i = at-base
-        if i+64 > len(block): base,block,i = at,read_at(f, at, 2**20),0
+        if i+64 > len(block):
+            base,block,i = at,read_at(f, at, 2**20),0
         n = lengths.get((block[i+1], block[i+2])) if block[i] == 255 else None
         if n is None or at+n > size: break
-        if frames and block[i+6] == 0 and _header_mark(block[i:i+64]) >= 0: break
+        if frames and block[i+6] == 0 and _header_mark(block[i:i+64]) >= 0:
+            break
         frames.append(at)
         at += n
     return frames,at
@@ -147,7 +151,8 @@ def _number(frame, at):
 
 def _header_fields(frame, mark):
     "Where a header frame has the numbers of frames and of bytes (0 where it has not), and what the decoder skips"
-    if frame[mark:mark+4] == b'VBRI': return mark+14,mark+10,0
+    if frame[mark:mark+4] == b'VBRI':
+        return mark+14,mark+10,0
     flags = frame[mark+7]
     n_frames,n_bytes = flags & 1,flags>>1 & 1
     delay_at = mark+8+4*n_frames+4*n_bytes+25*(flags & 4)+(flags & 8)//2
@@ -161,7 +166,8 @@ def _check_header(start, end, frames, frame, fields):
     frames_at,bytes_at,_ = fields
     claimed,missing = _number(frame, frames_at),start+_number(frame, bytes_at)-end
     is_short = claimed > len(frames) and (missing > 0 or not bytes_at)
-    if is_short or (not frames_at and missing >= 400): raise missing_bytes(max(missing, 1))
+    if is_short or (not frames_at and missing >= 400):
+        raise missing_bytes(max(missing, 1))
 
 # %% ../../nbs/data/09_mp3.ipynb #1f3f339c
 def _mp3_stream(f, frames, end):
@@ -169,21 +175,25 @@ def _mp3_stream(f, frames, end):
     start = frames[0]
     frame = read_at(f, start, _frame_length(read_at(f, start, 4)))
     mark = _header_mark(frame)
-    if mark < 0 or len(frame) < mark+18: return _headless_stream(f, frames, end)
+    if mark < 0 or len(frame) < mark+18:
+        return _headless_stream(f, frames, end)
     fields = frames_at,bytes_at,skipped = _header_fields(frame, mark)
     frames = frames[1:]
     _check_header(start, end, frames, frame, fields)
-    if not (frames and frames_at and skipped): return _headless_stream(f, frames, end)
+    if not (frames and frames_at and skipped):
+        return _headless_stream(f, frames, end)
     mended = bytearray(frame)
     mended[frames_at:frames_at+4] = struct.pack('>I', len(frames))
-    if bytes_at: mended[bytes_at:bytes_at+4] = struct.pack('>I', end-start)
+    if bytes_at:
+        mended[bytes_at:bytes_at+4] = struct.pack('>I', end-start)
     lost = _lost_frames(f, frames)
     mended += _silenced(read_at(f, frames[0], frames[lost]-frames[0]))
     pieces = with_bytes(f, start, end, start, bytes(mended))
     return Mp3Stream(pieces, end, frames=frames, skipped=skipped, lost=lost)
 
 def _headless_stream(f, frames, end):
-    if not frames: return Stream([(f, end, end)], end, 0)
+    if not frames:
+        return Stream([(f, end, end)], end, 0)
     head = read_at(f, frames[0], 4)
     samples = len(frames)*_frame_samples(_version(head), _layer(head))
     lost = _lost_frames(f, frames)
@@ -198,7 +208,8 @@ def tag_size(
     head = read_at(f, at, 16)
     if head[:3] == b'ID3':
         return 10 + sum((byte & 127) << 7*(3-i) for i,byte in enumerate(head[6:10]))
-    if head[:8] == b'APETAGEX': return 32+int.from_bytes(head[12:16], 'little')
+    if head[:8] == b'APETAGEX':
+        return 32+int.from_bytes(head[12:16], 'little')
     return 128 if head[:3] == b'TAG' else 0
 
 # %% ../../nbs/data/09_mp3.ipynb #53edce16
@@ -207,7 +218,8 @@ def _is_run(f, at):
     kind = read_at(f, at, 2)
     for _ in range(4):
         frame = read_at(f, at, 4)
-        if not _frame_length(frame) or frame[:2] != kind: return False
+        if not _frame_length(frame) or frame[:2] != kind:
+            return False
         at += _frame_length(frame)
     return True
 
@@ -238,7 +250,8 @@ def mp3_streams(
         end = min(size, start+2**16)
         first = _next_frame(f, start, end)
         if first == end: return []
-        if first-start > MAX_FRAME: _check_gap(start, first, size)
+        if first-start > MAX_FRAME:
+            _check_gap(start, first, size)
         start = first
     runs,at = [],start
     for _ in range(MAX_STREAMS):

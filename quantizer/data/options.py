@@ -32,7 +32,7 @@ class ExtractOptions:
 class DataOptions:
     "Recordings and batches: the block `data`"
     corpus:str # `sample`, a folder, or a manifest (`.tsv`, `.csv`, `.parquet`)
-    valid:Annotated[float, Interval(gt=0, lt=1)]=0.2 # Share of the recordings to hold out for validation, if the corpus has no split of its own
+    valid:Annotated[float, Interval(gt=0, lt=1)]=0.2 # Share of recordings held out for validation, if the corpus has no split
     crop_s:PositiveFloat=2.0 # Length of a training crop, in seconds, for `crops`
     batch_size:PositiveInt=32 # Recordings in a batch, per process
     batching:Literal['crops','buckets','packed']='crops' # Random crops, whole recordings of similar length, or packed rows

@@ -91,8 +91,10 @@ class TarIndex:
         self.size = f.seek(0, os.SEEK_END)
         f.seek(0)
         try:
-            for member in _tar_headers(f): self.add(member)
-        except AudioError as e: self.problems[shard] = e
+            for member in _tar_headers(f):
+                self.add(member)
+        except AudioError as e:
+            self.problems[shard] = e
 
 # %% ../../nbs/data/15_shards.ipynb #10a10006
 @patch
@@ -115,7 +117,8 @@ def add(self:TarIndex, member):
 def add_metadata(self:TarIndex, member, name, sample):
     self.f.seek(member.offset_data)
     data = self.f.read(min(member.size, 2**20))
-    try: values = _parse_metadata(name, data, self.rename)
+    try:
+        values = _parse_metadata(name, data, self.rename)
     except (ValueError, AttributeError, RecursionError):
         self.problems[name] = QuantizerError('not a JSON object that can be read')
         return
@@ -152,7 +155,8 @@ class TarReader:
         name,n = escape_path(corpus.file(i)),self.size(corpus, i)
         shard = join_path(corpus.root, corpus.df.at[i,'shard'])
         data = _read_range(shard, int(corpus.df.at[i,'offset']), n)
-        if len(data) == n: return AudioBytes(name, data)
+        if len(data) == n:
+            return AudioBytes(name, data)
         missing = f'{n-len(data):,} of its {n:,} bytes are missing in the shard'
         raise AudioError(f"{name}: truncated ({missing})", 'truncated')
 

@@ -98,7 +98,8 @@ def _audio_column(path):
         schema = pq.read_schema(f)
     for column in schema:
         fields = [o.name for o in column.type] if pa.types.is_struct(column.type) else []
-        if {'bytes','path'} <= {*fields}: return column.name
+        if {'bytes','path'} <= {*fields}:
+            return column.name
 
 # %% ../../nbs/data/16_sources.ipynb #sc0b1fa4
 def _read_parquet(path, column):
@@ -138,7 +139,8 @@ def _open_dataset(source, name):
     except ImportError:
         raise QuantizerError(f"{name}: reading it needs the package of Hugging Face: "
             "pip install 'quantizer[datasets]'") from None
-    try: ds = datasets.load_from_disk(str(source)) if isinstance(source, (str,Path)) else source
+    try:
+        ds = datasets.load_from_disk(str(source)) if isinstance(source, (str,Path)) else source
     except Exception as e:
         raise QuantizerError(f"{name}: not a dataset that can be read ({first_line(e)})") from None
     if not isinstance(ds, dict): return ds,None
@@ -226,7 +228,8 @@ def _recording_path(recording, channel):
     "The file of a recording"
     sources = recording['sources']
     is_file = len(sources) == 1 and sources[0]['type'] in ('file','url')
-    if not is_file: raise QuantizerError('not a single file')
+    if not is_file:
+        raise QuantizerError('not a single file')
     if recording.get('transforms'):
         raise QuantizerError('changed on the fly by transforms')
     channels = 1 if channel is None else len(recording.get('channel_ids') or sources[0]['channels'])
@@ -319,7 +322,8 @@ def _is_sample(source, names):
     return str(source).lower() == 'sample'
 
 # %% ../../nbs/data/16_sources.ipynb #bfa14d08
-def _is_folder(source, names): return names is not None
+def _is_folder(source, names):
+    return names is not None
 
 # %% ../../nbs/data/16_sources.ipynb #sc9ef1d3
 def _is_dataset(source, names):
@@ -388,6 +392,7 @@ def load(cls:Corpus,
     "Read a corpus in the format that it has"
     source = expand_path(source)
     format = FORMATS[detect_format(source)]
-    if format.can_rename: return format.open(source, rename)
+    if format.can_rename:
+        return format.open(source, rename)
     if not rename: return format.open(source)
     raise QuantizerError(f"{source}: there are no columns that could be renamed; leave out 'rename'")

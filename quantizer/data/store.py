@@ -163,7 +163,8 @@ def _index_number(name):
 def sweep_store(folder:Folder, manifest:dict):
     "Remove files that no longer belong to a store"
     for name in folder.names():
-        if _is_stale(name, manifest): folder.remove(name)
+        if _is_stale(name, manifest):
+            folder.remove(name)
 
 def _is_stale(name, manifest):
     if '.tmp-' in name: return True
@@ -227,7 +228,8 @@ class FeatureStore(FeatureSource):
         self.path,self.name,self.folder,self.corpus = path,path,Folder(path),corpus
         self.manifest = m = read_manifest(self.folder)
         self.feature = m['features']['name']
-        if expect: check_settings(self.folder, m, expect)
+        if expect:
+            check_settings(self.folder, m, expect)
         self.dim,self.dtype,self.frame_rate = m['dim'],np.dtype(m['dtype']),m['frame_rate']
         self.reader = (LocalReader if self.folder.local else RemoteReader)(self.folder)
         self.find_frames()
@@ -359,7 +361,8 @@ def verify(self:FeatureStore)->list[str]: # Ids of damaged recordings
     bad = []
     for i in range(len(self)):
         try: self.read(i)
-        except QuantizerError: bad.append(self.index.id[i])
+        except QuantizerError:
+            bad.append(self.index.id[i])
     return bad
 
 # %% ../../nbs/data/22_store.ipynb #6121b5e2

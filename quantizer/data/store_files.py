@@ -24,16 +24,19 @@ class Folder:
     "Files of one folder, on this machine or at an fsspec address"
     def __init__(self, path:str|Path):
         self.path,self.local = str(expand_path(path)),not is_url(path)
-        try: self.fs,self.root = fsspec.core.url_to_fs(self.path)
+        try:
+            self.fs,self.root = fsspec.core.url_to_fs(self.path)
         except (ValueError, ImportError) as e:
             raise QuantizerError(f"{path}: no such address can be opened ({str(e).splitlines()[0]})") from None
     def file(self, name): return f'{self.root}/{name}'
     def has(self, name):
         return self.fs.isfile(self.file(name))
-    def size(self, name): return self.fs.size(self.file(name))
+    def size(self, name):
+        return self.fs.size(self.file(name))
     def read(self, name):
         return self.fs.cat_file(self.file(name))
-    def remove(self, name): self.fs.rm_file(self.file(name))
+    def remove(self, name):
+        self.fs.rm_file(self.file(name))
     def names(self)->list[str]:
         "Names of the files, half-written ones included; empty if there is no such folder"
         files = self.fs.ls(self.root, detail=False) if self.fs.isdir(self.root) else []
@@ -138,7 +141,8 @@ class LocalReader:
 # %% ../../nbs/data/21_store_files.ipynb #4d3474d1
 class RemoteReader:
     "Reads shards at an fsspec address"
-    def __init__(self, folder:Folder): self.folder = folder
+    def __init__(self, folder:Folder):
+        self.folder = folder
     def read(self, shard, offset, out)->int: # Bytes that were read
         "Fill `out` from byte `offset` on"
         if not len(out): return 0
@@ -154,7 +158,8 @@ _KINDS = dict(duration_s='f') | dict.fromkeys(('size','shard','offset','frames',
 
 def _has_type(table, column):
     "Is this a column of the right type, or one that is not ours?"
-    if column in _KINDS: return table[column].dtype.kind == _KINDS[column]
+    if column in _KINDS:
+        return table[column].dtype.kind == _KINDS[column]
     return column not in ('id','split','problem') or pd.api.types.is_string_dtype(table[column])
 
 # %% ../../nbs/data/21_store_files.ipynb #42cfb19a
@@ -181,7 +186,8 @@ def finished_shard(
     frames_file,rows_file = shard_name(number),shard_name(number, 'parquet')
     if not (folder.has(frames_file) and folder.has(rows_file)):
         return None
-    try: rows = read_parquet(folder.read(rows_file), rows_file)
+    try:
+        rows = read_parquet(folder.read(rows_file), rows_file)
     except QuantizerError: return None
     data,width = memoryview(folder.read(frames_file)),manifest['dim']*np.dtype(manifest['dtype']).itemsize
     stored = rows[rows.shard >= 0]

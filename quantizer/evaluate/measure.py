@@ -66,10 +66,12 @@ def evaluate(
     "Measure a tokenizer on all recordings of a corpus; raises `QuantizerError` if none can be used"
     evaluation,problems = _Evaluation(tokenizer.model),{}
     for recording in corpus:
-        try: feats,mask = tokenizer.features(recording.audio(tokenizer.sample_rate), tokenizer.sample_rate)
+        try:
+            feats,mask = tokenizer.features(recording.audio(tokenizer.sample_rate), tokenizer.sample_rate)
         except QuantizerError as e:
             problems[recording.id] = name_file(e, corpus.file(recording.index))
-        else: evaluation.add(feats, mask, recording.text)
+        else:
+            evaluation.add(feats, mask, recording.text)
     if not evaluation.codes:
         raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be used; "
             f"the first: {next(iter(problems.values()))}")

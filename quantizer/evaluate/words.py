@@ -19,10 +19,12 @@ _WITHOUT_SPACES = 'zh','cmn','yue','ja','th','lo','my'
 
 @lru_cache
 def _normaliser(language):
-    try: from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+    try:
+        from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
     except ImportError:
         raise QuantizerError("word error rates need transformers: pip install 'quantizer[encoders]'") from None
-    if language == 'en': return EnglishTextNormalizer({})
+    if language == 'en':
+        return EnglishTextNormalizer({})
     return BasicTextNormalizer(split_letters=language in _WITHOUT_SPACES)
 
 # %% ../../nbs/evaluate/52_words.ipynb #51cdfd1c

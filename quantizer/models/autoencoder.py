@@ -62,7 +62,8 @@ class SpeechQuantizer(FixedBuffers, Schedulable):
         self.register_buffer('std', std)
     def normalise(self, feats):
         return (feats-self.mean)/self.std
-    def denormalise(self, x): return x*self.std+self.mean
+    def denormalise(self, x):
+        return x*self.std+self.mean
 
 # %% ../../nbs/models/43_autoencoder.ipynb #d5f309a6
 @patch
@@ -222,7 +223,8 @@ def _check_weight(name, weight):
     "The weight as a number, or an error"
     number = parse_number(weight)
     is_number = isinstance(number, (int,float)) and not isinstance(number, bool)
-    if is_number and 0 <= number < 1e300: return number # a whole number may be larger than any float
+    if is_number and 0 <= number < 1e300: # a whole number may be larger than any float
+        return number
     raise QuantizerError(f"'model.losses.{name}' is {weight!r}: expected a number, 0 or more")
 
 # %% ../../nbs/models/43_autoencoder.ipynb #mo340013
@@ -242,7 +244,8 @@ def merge_loss_weights(
         if name not in known:
             hint = nearest_name(name, known)
             raise QuantizerError(f"no loss is called '{name}'{hint}; there are: {', '.join(known)}")
-        if name in LOSSES: weights[name] = float(weight)
+        if name in LOSSES:
+            weights[name] = float(weight)
         elif key in quantizer: raise QuantizerError(
             f"'model.losses.{name}' and 'model.quantizer.{key}' are both given: they are the same, keep one")
         else: quantizer[key] = weight

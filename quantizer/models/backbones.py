@@ -75,7 +75,8 @@ class Backbone(FixedBuffers):
         self.receptive_radius = receptive_radius
     def cast(self, x:Tensor)->Tensor:
         "`x` in the type of the weights"
-        if torch.is_autocast_enabled(x.device.type): return x
+        if torch.is_autocast_enabled(x.device.type):
+            return x
         return x.to(next((p.dtype for p in self.parameters()), x.dtype))
 
 # %% ../../nbs/models/39_backbones.ipynb #7248f31f

@@ -88,7 +88,8 @@ class BottleneckEncoder(_Bottleneck, Encoder):
 # %% ../../nbs/models/41_bottleneck.ipynb #mo320004
 @patch
 def frames_to_tokens(self:BottleneckEncoder, x, mask, token_mask):
-    if self.pool == 'stride': h = x[:,::self.downsample]
+    if self.pool == 'stride':
+        h = x[:,::self.downsample]
     else: h = mean_pool(x, mask, self.downsample)
     if self.pool == 'conv': h = h + self.conv(x.mT).mT
     return self.out(self.run_blocks(h, token_mask))

@@ -48,7 +48,8 @@ def _split_chunks(x, window, fill=0):
     padding = (0,0)*(x.ndim-2) + (window, window + -x.shape[1]%window)
     return F.pad(x, padding, value=fill).unflatten(1, (-1,window))
 
-def _own_chunk(chunks): return chunks[:,1:-1].flatten(0, 1)
+def _own_chunk(chunks):
+    return chunks[:,1:-1].flatten(0, 1)
 
 def _three_chunks(chunks):
     return torch.cat([chunks[:,:-2], chunks[:,1:-1], chunks[:,2:]], 2).flatten(0, 1)
@@ -65,7 +66,8 @@ def attention_mask(
     window:int|None=None, # Tokens seen on each side, fewer than `T`; all by default
 )->Tensor|None: # `(B,1,T,T)`, or `(B*chunks,1,window,3*window)` with a window; `None` if all see all
     "Which tokens each token attends to"
-    if window is None and _needs_no_mask(mask): return None
+    if window is None and _needs_no_mask(mask):
+        return None
     starts = mask & ~F.pad(mask, (1,-1))
     recording = torch.where(mask, starts.cumsum(1), 0)
     if window is None:

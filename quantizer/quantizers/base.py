@@ -114,7 +114,8 @@ class Quantizer(nn.Module, Schedulable):
     def quantize(self, x, batch_index):
         raise NotImplementedError
     def to_codes(self, x): raise NotImplementedError
-    def from_codes(self, codes): raise NotImplementedError
+    def from_codes(self, codes):
+        raise NotImplementedError
     def extra_repr(self):
         return f'dim={self.dim}, codebook_size={self.codebook_size}, num_codebooks={self.num_codebooks}'
 
@@ -145,7 +146,8 @@ def _schedulable(self:Quantizer):
         for k in m.loss_weights:
             holders[k].append(m.loss_weights)
         for k in m.schedule_bounds:
-            if k in vars(m): holders[k].append(vars(m))
+            if k in vars(m):
+                holders[k].append(vars(m))
     return {k:(*bounds.get(k, (0, math.inf)), found) for k,found in holders.items()}
 
 # %% ../../nbs/quantizers/29_base.ipynb #b4se0006
@@ -244,7 +246,8 @@ def forward(self:Quantizer,
 )->Quantized:
     "Quantize the real frames of a batch; in training mode, learn from them"
     self._check_input(z, mask)
-    if self.training: return self._quantize_batch(z, mask)
+    if self.training:
+        return self._quantize_batch(z, mask)
     codes = self.encode(z, mask)
     z_q = self.decode(codes).to(z.dtype)
     if torch.compiler.is_compiling():
@@ -262,7 +265,8 @@ def encode(self:Quantizer,
 )->Tensor: # `(B,T,Q)` int64
     "Codes of a batch"
     self._check_input(z, mask)
-    if mask is not None: z = z.masked_fill(~mask[...,None], 0)
+    if mask is not None:
+        z = z.masked_fill(~mask[...,None], 0)
     self._require_finite(z)
     with torch.autocast(z.device.type, enabled=False):
         codes = self.to_codes(z.reshape(-1, self.dim).float())

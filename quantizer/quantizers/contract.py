@@ -147,7 +147,8 @@ def check_nonfinite(q):
             try: call(torch.full_like(z, bad), mask)
             except FloatingPointError as e:
                 assert q.name in str(e), 'the error names the quantizer'
-            else: raise AssertionError('NaN must be refused')
+            else:
+                raise AssertionError('NaN must be refused')
 
 # %% ../../nbs/quantizers/38_contract.ipynb #11e2c2c0
 def _extremes(dim):
@@ -174,10 +175,13 @@ def _in_float64(q):
     q = deepcopy(q)
     for m in q.modules():
         for k,v in m._buffers.items():
-            if v is not None and v.is_floating_point(): m._buffers[k] = v.double()
+            if v is not None and v.is_floating_point():
+                m._buffers[k] = v.double()
         for k,v in m._parameters.items():
-            if v is not None: m._parameters[k] = nn.Parameter(v.detach().double())
-        if hasattr(m, 'weight'): m.register_forward_pre_hook(lambda _,args: (args[0].double(),))
+            if v is not None:
+                m._parameters[k] = nn.Parameter(v.detach().double())
+        if hasattr(m, 'weight'):
+            m.register_forward_pre_hook(lambda _,args: (args[0].double(),))
     return q
 
 # %% ../../nbs/quantizers/38_contract.ipynb #894acbb3
@@ -208,7 +212,8 @@ def check_extremes(make):
     for what,z in _extremes(make().dim).items():
         torch.manual_seed(0)
         q = make()
-        for _ in range(3): _check_bounded_gradient(q.train(), z, what)
+        for _ in range(3):
+            _check_bounded_gradient(q.train(), z, what)
         _check_bounded_gradient(q.eval(), z, what)
         _check_codes(q, z, what)
 

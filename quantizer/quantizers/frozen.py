@@ -58,7 +58,8 @@ class _FixedLinear(nn.Module):
     def __init__(self, dim_in, dim_out):
         super().__init__()
         self.register_buffer('weight', nn.init.xavier_uniform_(torch.empty(dim_out, dim_in)))
-    def forward(self, x): return F.linear(x, self.weight)
+    def forward(self, x):
+        return F.linear(x, self.weight)
 
 # %% ../../nbs/quantizers/35_frozen.ipynb #fz000003
 @QUANTIZERS.register('random_projection')

@@ -33,7 +33,8 @@ class GumbelVQ(Quantizer):
         super().__init__(dim, codebook_size)
         self.hard = hard
         self.loss_weights = dict(diversity=diversity_weight)
-        if kl_weight: self.loss_weights['kl'] = kl_weight
+        if kl_weight:
+            self.loss_weights['kl'] = kl_weight
         self.scores = nn.Linear(dim, codebook_size)
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         self.register_buffer('temperature', torch.tensor(temperature))

@@ -19,7 +19,8 @@ from .vq import Codebook, VQ
 
 # %% ../../nbs/quantizers/37_operations.ipynb #3f1cc74a
 def _require_started(vq, operation):
-    if int(vq.book.num_placed) == vq.codebook_size: return
+    if int(vq.book.num_placed) == vq.codebook_size:
+        return
     raise QuantizerError(f"{vq.name}: its codebook has not been started, there is nothing to {operation}: "
         "train a step, or load a codebook")
 

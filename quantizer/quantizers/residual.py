@@ -25,7 +25,8 @@ def inner_block(
     where:str='quantizer', # Key of the block, for error messages
 )->dict: # A block
     "A name as a block; raises `QuantizerError` if it is neither"
-    if isinstance(quantizer, str): return dict(name=quantizer)
+    if isinstance(quantizer, str):
+        return dict(name=quantizer)
     if isinstance(quantizer, dict) and 'name' in quantizer:
         return dict(quantizer)
     raise QuantizerError(f"'{where}' is {quantizer!r}: expected the name of a quantizer, or a block with a name; "
@@ -146,10 +147,14 @@ class _Scaled:
     def quantize(self, x, batch_index):
         q,codes,losses = self.quantizer.quantize(straight_through(x, x/self.scale), batch_index)
         return straight_through(q, q*self.scale), codes, losses
-    def to_codes(self, x): return self.quantizer.to_codes(x/self.scale)
-    def topk_codes(self, x, n): return self.quantizer.topk_codes(x/self.scale, n)
-    def from_codes(self, codes): return self.quantizer.from_codes(codes)*self.scale
-    def decode(self, codes): return self.quantizer.decode(codes)*self.scale
+    def to_codes(self, x):
+        return self.quantizer.to_codes(x/self.scale)
+    def topk_codes(self, x, n):
+        return self.quantizer.topk_codes(x/self.scale, n)
+    def from_codes(self, codes):
+        return self.quantizer.from_codes(codes)*self.scale
+    def decode(self, codes):
+        return self.quantizer.decode(codes)*self.scale
 
 # %% ../../nbs/quantizers/36_residual.ipynb #95014f47
 @QUANTIZERS.register('residual')

@@ -197,7 +197,8 @@ def bit_entropies(
     half = logits.shape[1]//2
     bit_entropy = F.softplus(logits) - p*logits
     code_entropy = global_average(bit_entropy.sum(), len(p), sync)
-    if not of_mean: return code_entropy, torch.zeros_like(code_entropy)
+    if not of_mean:
+        return code_entropy, torch.zeros_like(code_entropy)
     first = _pattern_probs(p[:,:half])
     second = _pattern_probs(p[:,half:])
     mean = global_average(first.T @ second, len(p), sync)
@@ -272,4 +273,5 @@ class BSQ(LFQ):
         commitment_weight:NonNegativeFloat=0., # Weight of the commitment loss
         diversity_gamma:NonNegativeFloat=1.0, # Weight of equal use against certainty in the entropy loss
         beta:Sharpness=10.0, # Sharpness of the probabilities
-    ): super().__init__(dim, codebook_size, entropy_weight, commitment_weight, diversity_gamma, beta)
+    ):
+        super().__init__(dim, codebook_size, entropy_weight, commitment_weight, diversity_gamma, beta)

@@ -28,16 +28,19 @@ def far_origin(
     "The mean of codes that lie more than ten times their spread from the origin"
     can_wait = codebook.device.type == 'cpu' and not torch.compiler.is_compiling()
     first,last = codebook[0],codebook[-1]
-    if can_wait and not (first.dot(last) > 0.5*first.dot(first) and _is_far(codebook)): return None
+    if can_wait and not (first.dot(last) > 0.5*first.dot(first) and _is_far(codebook)):
+        return None
     return torch.where(_is_far(codebook), codebook.mean(0), 0.)
 
 # %% ../../nbs/quantizers/30_search.ipynb #51412013
 def _weights_and_bias(codebook, metric):
     "What `_scores` compares vectors with, and the origin for `_move`"
-    if metric == 'euclidean' and codebook.shape[1] == 1: return codebook, None, None
+    if metric == 'euclidean' and codebook.shape[1] == 1:
+        return codebook, None, None
     if metric == 'cosine':
         weights,bias = F.normalize(codebook, dim=1),codebook.new_zeros(len(codebook))
-    else: weights,bias = codebook,-0.5*codebook.pow(2).sum(1)
+    else:
+        weights,bias = codebook,-0.5*codebook.pow(2).sum(1)
     origin = far_origin(weights)
     if origin is None: return weights, bias, None
     moved = weights - origin
@@ -51,7 +54,8 @@ def _move(x, origin, metric):
 
 def _scores(x, weights, bias, out=None):
     "Scores `(N,K)` of moved vectors; the highest is nearest"
-    if bias is None: return torch.sub(x, weights.T, out=out).square_().mul_(-0.5)
+    if bias is None:
+        return torch.sub(x, weights.T, out=out).square_().mul_(-0.5)
     return torch.addmm(bias, x, weights.T, out=out)
 
 # %% ../../nbs/quantizers/30_search.ipynb #sr000004
@@ -77,7 +81,8 @@ def _search_rows(x, weights, bias, topk, width, buffer, temperature, generator):
             scores -= torch.empty_like(scores).exponential_(generator=generator).log_()*(temperature/2)
         if topk == 1:
             values,codes = scores.max(1, keepdim=True)
-        else: values,codes = scores.topk(min(topk, len(w)), 1)
+        else:
+            values,codes = scores.topk(min(topk, len(w)), 1)
         found = values,codes+start
         best = found if best is None else _better(best, found, topk)
     return best[1]
@@ -96,7 +101,8 @@ def _check_search(x, codebook, metric, topk):
 def _far_group(codebook, bias):
     "Mask `(K,)` of codes that lie far from the origin and close together, beside others; `None` if there are none"
     low,high = bias.aminmax() # minus half of the squared lengths
-    if high < 1e-4*low: return None # lengths are alike
+    if high < 1e-4*low:
+        return None # lengths are alike
     far = bias < 1e-2*low
     return far if _is_far(codebook[far]) else None
 

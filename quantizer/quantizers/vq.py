@@ -82,7 +82,8 @@ def update(self:Codebook,
     self.embed_sum.lerp_(all_reduce_sum(torch.zeros_like(self.embed_sum).index_add_(0, codes, h)), rate)
     if self.metric == 'cosine':
         mean = F.normalize(self.embed_sum, dim=1)
-    else: mean = self.embed_sum/self.cluster_size[:,None]
+    else:
+        mean = self.embed_sum/self.cluster_size[:,None]
     torch.where(self.cluster_size[:,None] > 1e-20, mean, self.vectors, out=self.vectors)
 
 # %% ../../nbs/quantizers/31_vq.ipynb #04a9362e
@@ -320,7 +321,8 @@ def mean_soft_assignment(
 )->Tensor: # `(K,)`
     "Softmax of the negative squared distances, averaged over frames, in bounded memory"
     origin = far_origin(codebook.detach())
-    if origin is not None: x,codebook = x-origin,codebook-origin
+    if origin is not None:
+        x,codebook = x-origin,codebook-origin
     total = x.new_zeros(len(codebook))
     for part in x.split(max(1, 2**22//len(codebook))):
         total = total + checkpoint(_softmax_sum, part, codebook, use_reentrant=False)
@@ -344,7 +346,8 @@ def quantize(self:VQ, x, batch_index):
     h = self._project_in(x)
     if self.heads > 1:
         batch_index = batch_index.repeat_interleave(self.heads)
-    if self.training: self.book.prepare(h, self.next_seed)
+    if self.training:
+        self.book.prepare(h, self.next_seed)
     reads_entries = self.codebook.requires_grad or 'diversity' in self.loss_weights
     entries = self.book.entries(copy=reads_entries and self.training and torch.is_grad_enabled())
     codes = self._choose(h, entries, batch_index)

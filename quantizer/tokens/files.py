@@ -86,7 +86,8 @@ def encode_paths(
     for recordings,skipped in [_recordings(path, tokenizer.sample_rate) for path in paths]:
         problems |= skipped
         for name,file,read in recordings:
-            try: codes[name] = tokenizer.encode(read(), tokenizer.sample_rate)
+            try:
+                codes[name] = tokenizer.encode(read(), tokenizer.sample_rate)
             except QuantizerError as e:
                 problems[name] = name_file(e, file)
     if codes: return codes,problems

@@ -35,7 +35,8 @@ class Tokenizer:
         options = check_block(FEATURES, self.config['features'], 'features')
         self.extractor = FEATURES[options.pop('name')](**options).eval()
         self.model = model.eval()
-        if len(model.mean) != self.extractor.dim: raise QuantizerError(
+        if len(model.mean) != self.extractor.dim:
+            raise QuantizerError(
             f"the model is for features of {len(model.mean)} values: '{self.extractor.name}' has {self.extractor.dim}")
         self.sample_rate = self.extractor.sample_rate # Hz; audio at other rates is resampled
         self.token_rate = self.extractor.frame_rate/model.downsample # tokens per second of each codebook
@@ -55,7 +56,8 @@ def fingerprint(self:Tokenizer)->str:
     return hash_parts(self.config, *[tensor for _,tensor in weights])
 
 @patch(as_prop=True)
-def device(self:Tokenizer): return self.model.mean.device
+def device(self:Tokenizer):
+    return self.model.mean.device
 
 # %% ../../nbs/tokens/46_tokenizer.ipynb #7b10e918
 @patch
@@ -74,7 +76,8 @@ def waveform(self:Tokenizer,
     sr:int|None=None, # Sample rate of a waveform, in Hz
 )->Tensor: # `(S,)` at `sample_rate`
     "Load or resample audio to `sample_rate`; raises `QuantizerError` for anything else than mono floats"
-    if isinstance(audio, FILES): return load_audio(audio, self.sample_rate)
+    if isinstance(audio, FILES):
+        return load_audio(audio, self.sample_rate)
     if sr is None:
         raise QuantizerError("the sample rate of a waveform must be given: encode(wav, sr)")
     wav = as_array(audio, torch.float32, 'a waveform', 'floats between -1 and 1 (divide 16-bit samples by 32768)')
@@ -115,7 +118,8 @@ def features(self:Tokenizer,
 )->tuple[Tensor,Tensor]: # `(B,T,D)` and the mask `(B,T)`
     "The features that `encode` passes to the model"
     recordings = audio if isinstance(audio, list) else [audio]
-    if not recordings: raise QuantizerError("got an empty list: expected at least one recording")
+    if not recordings:
+        raise QuantizerError("got an empty list: expected at least one recording")
     return self._batch([self._frames(o, sr) for o in recordings])
 
 # %% ../../nbs/tokens/46_tokenizer.ipynb #1cbfb4b9
@@ -222,5 +226,6 @@ def load(cls:Tokenizer,
             tokenizer,expected = _read_tokenizer(cls, path)
     except QuantizerError as e:
         raise QuantizerError(name_file(e, path)) from None
-    if tokenizer.fingerprint == expected: return tokenizer
+    if tokenizer.fingerprint == expected:
+        return tokenizer
     raise QuantizerError(f"{path}: damaged tokenizer (its fingerprint is {tokenizer.fingerprint}, {expected} expected)")

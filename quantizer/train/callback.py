@@ -46,7 +46,8 @@ def batches_per_step(self:Learner)->int:
 @patch
 def check_steps(self:Learner):
     "Raise `FloatingPointError` if skipped steps must end the training run; waits for the device"
-    if hasattr(self, 'train_step'): self.train_step.check()
+    if hasattr(self, 'train_step'):
+        self.train_step.check()
 
 # %% ../../nbs/train/55_callback.ipynb #e8d51581
 @patch

@@ -135,10 +135,12 @@ def after_batch(self:Checkpoint):
     if self.training:
         self.save_due = self.save_due or self.train_iter % self.every == 0
         if not self.is_optimizer_step: return
-        if self.save_due: self.save(self.epoch, self.iter+1)
+        if self.save_due:
+            self.save(self.epoch, self.iter+1)
     elif self.stop_signal:
         self.save(self.epoch, len(self.dls.train))
-    if self.stop_signal: raise Interrupted(self.stop_signal)
+    if self.stop_signal:
+        raise Interrupted(self.stop_signal)
 
 # %% ../../nbs/train/65_checkpoint.ipynb #60f20003
 @patch
@@ -178,7 +180,8 @@ def write(self:Checkpoint, name:str, *args, **state)->bool: # Is it on disk? `Fa
     "Write a checkpoint; log a warning if that is impossible"
     if rank(): return False
     path = self.path/name
-    try: save_checkpoint(path, get_model(self.model), *args, **state)
+    try:
+        save_checkpoint(path, get_model(self.model), *args, **state)
     except (OSError, SafetensorError) as e:
         reason = getattr(e, 'strerror', None) or str(e).rpartition('I/O error: ')[2].partition(' (os error')[0]
         self.log_event('warning',
@@ -214,23 +217,27 @@ def save(self:Checkpoint,
 @patch
 def save_best(self:Checkpoint):
     "Save the weights as `best` if the monitored measure has improved"
-    if self.best_checked or not self.recorder.values: return
+    if self.best_checked or not self.recorder.values:
+        return
     self.best_checked = True
     value = to_minimise(self.learn, self.monitor)
-    if not value < self.best: return # also if it is NaN
+    if not value < self.best:
+        return # also if it is NaN
     logged = value if lower_is_better(self.monitor) else -value
     if self.write('best', epoch=self.epoch, step=self.train_iter, monitor=self.monitor, value=logged):
         self.best = value
 
 # %% ../../nbs/train/65_checkpoint.ipynb #60f20006
 @patch
-def before_epoch(self:Checkpoint): self.best_checked = False
+def before_epoch(self:Checkpoint):
+    self.best_checked = False
 
 @patch
 def after_epoch(self:Checkpoint): self.save_best()
 
 @patch
-def after_cancel_fit(self:Checkpoint): self.save_best()
+def after_cancel_fit(self:Checkpoint):
+    self.save_best()
 
 # %% ../../nbs/train/65_checkpoint.ipynb #60f10017
 @patch
@@ -290,7 +297,8 @@ def take_over(self:Checkpoint,
 @patch
 def begin_again(self:Checkpoint):
     "Set aside what a start without a checkpoint has left, and say what is lost"
-    if rank() or not hasattr(self.learn, 'run_log'): return
+    if rank() or not hasattr(self.learn, 'run_log'):
+        return
     log = self.run_log.path/'log.csv'
     epochs = log.read_bytes().count(b'\n')-1 if log.exists() else 0
     kept = set_aside(log, log.with_name('steps.csv'), self.path/'best')
@@ -359,6 +367,8 @@ def before_train(self:Checkpoint):
     prefix = f'{rank()}.'
     mine = {k.removeprefix(prefix):v for k,v in self.restored['rng'].items() if k.startswith(prefix)}
     if mine:
-        with explain_errors("the random generators of the checkpoint cannot be restored"): set_rng(mine)
-    else: torch.manual_seed(self.seed+1_000_003*rank()+self.train_iter)
+        with explain_errors("the random generators of the checkpoint cannot be restored"):
+            set_rng(mine)
+    else:
+        torch.manual_seed(self.seed+1_000_003*rank()+self.train_iter)
     self.restored = None

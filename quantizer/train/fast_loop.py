@@ -75,14 +75,16 @@ class SmoothLoss(Metric):
     ):
         self.beta = beta
         self.reset()
-    def reset(self): self.count,self.val = 0,torch.tensor(0.)
+    def reset(self):
+        self.count,self.val = 0,torch.tensor(0.)
     def accumulate(self, learn):
         loss = learn.loss.detach()
         average = self.val.to(loss.device)
         self.val = torch.where(loss.isfinite(), loss.lerp(average, self.beta), average)
         self.count += 1
     @property
-    def value(self): return self.val/(1-self.beta**self.count)
+    def value(self):
+        return self.val/(1-self.beta**self.count)
 
 # %% ../../nbs/train/67_fast_loop.ipynb #336244e6
 def losses_to_numbers(
@@ -112,4 +114,5 @@ class FastOptim(OptimWrapper):
         name = self.bwd_map[k]
         if not isinstance(v, float) or '__' in name:
             return super().set_hyper(k, v)
-        for group in self.opt.param_groups: group[name] = v
+        for group in self.opt.param_groups:
+            group[name] = v

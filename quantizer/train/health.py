@@ -45,7 +45,8 @@ def _add(total, counts):
 # %% ../../nbs/train/59_health.ipynb #mp95cc8e
 @patch
 def after_batch(self:CodebookHealth):
-    if self.learn.pred is None: return # the batch was skipped
+    if self.learn.pred is None:
+        return # the batch was skipped
     counts = count_codes(self.learn.pred.codes, max(self.sizes))
     if self.learn.training:
         self.window = _add(self.window, counts)
@@ -86,7 +87,8 @@ def load_state_dict(self:CodebookHealth, state):
     if 'window_index' in state:
         shape = len(self.sizes),max(self.sizes)
         self.window = torch.sparse_coo_tensor(state['window_index'], window, shape, check_invariants=False).coalesce()
-    else: self.window = window.to(next(self.model.parameters()).device)
+    else:
+        self.window = window.to(next(self.model.parameters()).device)
 
 # %% ../../nbs/train/59_health.ipynb #a7aae602
 @patch

@@ -45,12 +45,14 @@ class SpeechLearner(FastLearner):
             self.resume_position = start_epoch,0
         if isinstance(wd, Real): wd = [wd,0.]
         self.is_fitting = True
-        try: super().fit(n_epoch, lr, wd, cbs, reset_opt)
+        try:
+            super().fit(n_epoch, lr, wd, cbs, reset_opt)
         finally: self._end_fit()
 
     def _do_one_batch(self):
         try: super()._do_one_batch()
-        except FloatingPointError as e: self._skip_batch(e)
+        except FloatingPointError as e:
+            self._skip_batch(e)
         except RuntimeError as e:
             if not is_oom(e): raise
             raise QuantizerError(oom_message(e, self.xb[0], self.model)) from None
@@ -158,8 +160,10 @@ def add_cb(self:SpeechLearner, cb):
     callback = cb() if isinstance(cb, type) else cb
     name = type(callback).__name__
     for cls in type(callback).__mro__:
-        if cls.__name__ in OTHER_WAYS: raise QuantizerError(f'{name}: {OTHER_WAYS[cls.__name__]}')
-    if isinstance(callback, TrackerCallback): _check_tracker(name, callback)
+        if cls.__name__ in OTHER_WAYS:
+            raise QuantizerError(f'{name}: {OTHER_WAYS[cls.__name__]}')
+    if isinstance(callback, TrackerCallback):
+        _check_tracker(name, callback)
     if isinstance(callback, Callback) and callback.name in self.cbs.attrgot('name'):
         raise QuantizerError(f"{name}: the learner has a callback '{callback.name}' already; "
             f"give yours to quantizer_learner(..., cbs=[...]), or first learn.remove_cb(learn.{callback.name})")
@@ -209,7 +213,8 @@ def quantizer_learner(
     "A `Learner` for a quantizer; raises `QuantizerError` if the model has nothing to train"
     check_trainable(model)
     for name in ('wd_bn_bias','train_bn'):
-        if name in kwargs: raise QuantizerError(f"{name} has no effect: norms and biases never decay, and are always trained")
+        if name in kwargs:
+            raise QuantizerError(f"{name} has no effect: norms and biases never decay, and are always trained")
     cbs = [CodebookHealth(frame_rate/model.downsample), *(cbs or [])]
     if not any(isinstance(callback, TrainStep) for callback in cbs):
         cbs.append(TrainStep())

@@ -124,7 +124,8 @@ def event(self:WandB, step:int, kind:str, text:str):
 
 # %% ../../nbs/train/61_loggers.ipynb #c414624d
 @patch
-def state(self:WandB)->dict: return dict(id=self.run.id)
+def state(self:WandB)->dict:
+    return dict(id=self.run.id)
 
 @patch
 def close(self:WandB): self.run.finish()
@@ -140,7 +141,8 @@ class LoggerGroup:
         loggers:list, # Instances of classes in `LOGGERS`
     ):
         self.is_open,self.loggers,self.active = True,loggers,list(loggers)
-        for event in self.pending: self.send('event', *event)
+        for event in self.pending:
+            self.send('event', *event)
 
 # %% ../../nbs/train/61_loggers.ipynb #57f20001
 @patch
@@ -158,7 +160,8 @@ def send(self:LoggerGroup, method:str, *args):
 @patch
 def event(self:LoggerGroup, step:int, kind:str, text:str):
     "Pass on an event, as soon as the loggers are open"
-    if self.is_open: self.send('event', step, kind, text)
+    if self.is_open:
+        self.send('event', step, kind, text)
     else: self.pending.append((step, kind, text))
 
 @patch

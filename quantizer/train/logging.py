@@ -58,7 +58,8 @@ def write(self:CSVFile, **row):
 def sync(self:CSVFile):
     "Force what was written onto the disk"
     if not self.path.exists(): return
-    with open(self.path, 'rb') as f: os.fsync(f.fileno())
+    with open(self.path, 'rb') as f:
+        os.fsync(f.fileno())
 
 # %% ../../nbs/train/60_logging.ipynb #56f10003
 @dataclass
@@ -159,7 +160,8 @@ def before_batch(self:RunLog):
 # %% ../../nbs/train/60_logging.ipynb #56f20009
 @patch
 def after_batch(self:RunLog):
-    if self.pred is not None: self.add_losses(self.pred)
+    if self.pred is not None:
+        self.add_losses(self.pred)
     if not self.training: return
     if self.train_iter == 1 or self.train_iter % self.every == 0:
         self.step_row()
@@ -235,7 +237,8 @@ def health_columns(self:RunLog)->dict: # Column -> value
     health = self.codebook_health.health
     if not health: return {}
     columns = {k:health[k] for k,metric in METRICS.items() if metric.logged and k in health}
-    if len(self.codebook_health.sizes) == 1: return columns
+    if len(self.codebook_health.sizes) == 1:
+        return columns
     return columns | {f'{k}_{i}':v for k,values in health['levels'].items() for i,v in enumerate(values, 1)}
 
 # %% ../../nbs/train/60_logging.ipynb #56f20012
@@ -319,7 +322,8 @@ def open_loggers(self:RunLog):
     "Make the other loggers"
     loggers = []
     if self.writes and self.make_loggers:
-        try: loggers = self.make_loggers(self.resumed.get('loggers'), self.resumed.get('step', 0))
+        try:
+            loggers = self.make_loggers(self.resumed.get('loggers'), self.resumed.get('step', 0))
         except QuantizerError as e:
             if not self.resumed: raise
             self.event('warning', f'{e}; training continues without it')

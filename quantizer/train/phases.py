@@ -82,11 +82,14 @@ class Phases(Callback):
             book.resizable = True
     def before_epoch(self):
         last = bisect_right(self.boundaries, self.epoch)
-        for i in range(self.current+1, last+1): self.enter(i)
-    def state_dict(self)->dict: return dict(now=self.current)
+        for i in range(self.current+1, last+1):
+            self.enter(i)
+    def state_dict(self)->dict:
+        return dict(now=self.current)
     def load_state_dict(self, state:dict):
         self.current = state['now']
-        for i in range(self.current+1): self.set_losses(i)
+        for i in range(self.current+1):
+            self.set_losses(i)
 
 # %% ../../nbs/train/58_phases.ipynb #53f10005
 @patch

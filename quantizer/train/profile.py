@@ -70,7 +70,8 @@ class Profile(Callback):
 @patch
 def begin(self:Profile):
     "Start timing if enough steps have passed"
-    if self.seen != self.skip or self.is_timing: return
+    if self.seen != self.skip or self.is_timing:
+        return
     self.laps,self.done,self.frames,self.is_timing = Laps(),0,0,True
     self._wrap('_set_device', partial(self.timed, 'wait', 'copy', self.learn._set_device))
     self._wrap('_call_one', partial(self.timed_event, self.learn._call_one))
@@ -110,7 +111,8 @@ def timed(self:Profile,
     **kwargs,
 ):
     "Call `f` and note the time of two parts"
-    if not self.learn.training: return f(*args, **kwargs)
+    if not self.learn.training:
+        return f(*args, **kwargs)
     self.laps.lap(before)
     result = f(*args, **kwargs)
     self.laps.lap(part)
@@ -125,7 +127,8 @@ _ENDS = dict(after_pred='losses', after_loss='losses', after_backward='backward'
 def timed_event(self:Profile, call_one, event):
     "Send an event to all callbacks and note the time"
     is_inner = self.learn.training and event in _inner_loop
-    if is_inner: self.laps.lap(_ENDS.get(event, 'rest'))
+    if is_inner:
+        self.laps.lap(_ENDS.get(event, 'rest'))
     try: call_one(event)
     finally:
         if is_inner:

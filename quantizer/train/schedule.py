@@ -235,5 +235,7 @@ class HyperparamScheduler(Callback):
     def before_batch(self):
         progress = self.pct_train
         self._set({k:f(progress) for k,f in self.schedules.items()})
-    def state_dict(self)->dict: return dict(self.current)
-    def load_state_dict(self, state:dict): self._set(state)
+    def state_dict(self)->dict:
+        return dict(self.current)
+    def load_state_dict(self, state:dict):
+        self._set(state)

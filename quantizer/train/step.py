@@ -77,7 +77,8 @@ def _enter_group(self:TrainStep):
 
 # %% ../../nbs/train/62_step.ipynb #9e18e176
 @patch
-def after_pred(self:TrainStep): self.forward_context.close()
+def after_pred(self:TrainStep):
+    self.forward_context.close()
 
 @patch
 def before_backward(self:TrainStep):

@@ -48,7 +48,8 @@ class PublishedSettings:
     downsample_conv:bool=False # Downsample by a convolution
     downsample_mean:bool=False # Downsample by the mean
     @property
-    def width(self): return self.n_head*self.head_width
+    def width(self):
+        return self.n_head*self.head_width
 
 # %% ../../nbs/whisper/76_published.ipynb #c29dafa2
 _REQUIRED = ('vq_codes','n_head','codebook_dim','use_cosine_sim','downsample','whisper_model_name')
@@ -123,7 +124,8 @@ def tensor_table(
             name = theirs.removesuffix('+')
             if name == theirs:
                 table.append((theirs, shape, ours))
-            else: table += [(f'{name}.weight', shape, f'{ours}.weight'), (f'{name}.bias', shape[:1], f'{ours}.bias')]
+            else:
+                table += [(f'{name}.weight', shape, f'{ours}.weight'), (f'{name}.bias', shape[:1], f'{ours}.bias')]
     return table
 
 # %% ../../nbs/whisper/76_published.ipynb #c29dafa8
@@ -209,7 +211,8 @@ def convert_tensors(
             parts[ours].append(torch.zeros_like(tensor)) # the keys'
     frequencies = parts.pop('decoder.freqs', [])
     weights = {ours:torch.cat(o) for ours,o in parts.items()}
-    if frequencies: weights['decoder.freqs'] = frequencies[0]
+    if frequencies:
+        weights['decoder.freqs'] = frequencies[0]
     if not all(o.equal(frequencies[0]) for o in frequencies):
         raise QuantizerError("blocks differ in 'attn.rotary.inv_freq', expected the same in all")
     weights['quantizer.codebook'] = weights['quantizer.codebook'][0]
@@ -256,7 +259,8 @@ def _load(path, given):
     check_tensors(tensors, table, path.stat().st_size)
     weights = convert_tensors(settings, tensors, table)
     D = settings.width
-    if settings.use_cosine_sim: _to_unit_length(weights, D)
+    if settings.use_cosine_sim:
+        _to_unit_length(weights, D)
     blocks = _config_blocks(settings, entries, weights['quantizer.codebook'].shape[1])
     model = build_model(blocks['model'], torch.zeros(D), torch.ones(D)).eval()
     start = {'quantizer.placed':torch.tensor(entries), 'quantizer.draws':torch.tensor(0)}
@@ -272,7 +276,8 @@ def load_published(
     config:dict|None=None, # Settings that the file does not hold, or holds wrongly, by their names there
 )->tuple[SpeechQuantizer,dict]: # The model, and `settings`, `mask_code`, and the blocks `features` and `model` of a config
     "Read a published quantizer; raises `QuantizerError` naming what is wrong with the file"
-    try: return _load(Path(expand_path(path)), config or {})
+    try:
+        return _load(Path(expand_path(path)), config or {})
     except QuantizerError as e:
         raise QuantizerError(name_file(e, path)) from None
 

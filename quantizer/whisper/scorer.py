@@ -53,7 +53,8 @@ def whisper_states(
     decoder = model.decoder
     if hasattr(decoder, 'states'):
         states,state_mask = decoder.states(z_q, token_mask, y, mask)
-    else: states,state_mask = append_after_last_frame(y, mask, model.normalise(silence_states))
+    else:
+        states,state_mask = append_after_last_frame(y, mask, model.normalise(silence_states))
     return states.float()*model.std+model.mean, state_mask
 
 # %% ../../nbs/whisper/73_scorer.ipynb #e55142a6
@@ -73,7 +74,8 @@ class WhisperScorer:
             self.unquantized = WhisperTeacher(extractor.model).to(device)
         if hasattr(self.model.decoder, 'states'):
             self.silence_states = torch.zeros(0, extractor.dim, device=device)
-        else: self.silence_states = self.teacher.silence_states(extractor, wavs)
+        else:
+            self.silence_states = self.teacher.silence_states(extractor, wavs)
 
 # %% ../../nbs/whisper/73_scorer.ipynb #e55142a7
 @patch
@@ -190,7 +192,8 @@ def measure_text(
     for batch in chunked(order.tolist(), batch_size):
         encoded = {}
         for i in batch:
-            try: encoded[i] = scorer.encode_recording(corpus, i)
+            try:
+                encoded[i] = scorer.encode_recording(corpus, i)
             except QuantizerError as e:
                 problems[corpus.id(i)] = name_file(e, corpus.file(i))
         if not encoded: continue

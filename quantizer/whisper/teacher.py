@@ -46,7 +46,8 @@ class WhisperTeacher(nn.Module):
         self.dtype = getattr(torch, dtype)
         self.requires_grad_(False).to(self.dtype).eval()
         self._load_text_tokenizer()
-    def train(self, mode=True): return super().train(False)
+    def train(self, mode=True):
+        return super().train(False)
 
 # %% ../../nbs/whisper/71_teacher.ipynb #94162b1d
 @patch(as_prop=True)
@@ -209,7 +210,8 @@ def _attend(attention, q, k, v, bias):
         scores = (q*q.shape[-1]**-0.5) @ k.mT
         if bias is not None: scores = scores+bias
         heads = scores.float().softmax(-1).type_as(v) @ v
-    else: heads = F.scaled_dot_product_attention(q, k, v, bias)
+    else:
+        heads = F.scaled_dot_product_attention(q, k, v, bias)
     return attention.out_proj(heads.transpose(1, 2).flatten(2))
 
 # %% ../../nbs/whisper/71_teacher.ipynb #c1d3bec9

@@ -64,7 +64,8 @@ def _kl(scores, teacher, vocab_embedding, block, temperature):
     if temperature != 1: scores = scores/temperature
     if isinstance(teacher, TopK):
         kl,grad = _topk_kl(scores, teacher.ids[block], teacher.logp[block])
-    else: kl,grad = _full_kl(scores, (teacher[block] @ vocab_embedding.T).float()/temperature)
+    else:
+        kl,grad = _full_kl(scores, (teacher[block] @ vocab_embedding.T).float()/temperature)
     return temperature**2*kl, temperature*grad
 
 # %% ../../nbs/whisper/70_text_losses.ipynb #a58704c6
