@@ -300,8 +300,9 @@ def test_resumes(command, place, name):
     stored = yaml.safe_load(settings)
     assert stored['train'].pop('wd') == 0.01 # a key with its default may be missing: older versions did not have all
     (run/'config.yaml').write_text(yaml.safe_dump(stored, sort_keys=False))
+    (place/'sorted.yaml').write_text(yaml.safe_dump(stored)) # the same in another order
     last, = (run/'checkpoints').glob('step-*')
-    command(['train', '--resume', '--out', f'stopped/{name}'], RUNS[name].get('world', 1))
+    command(['train', 'sorted.yaml', '--resume', '--out', f'stopped/{name}'], RUNS[name].get('world', 1))
     check_config(yaml.safe_load((run/'config.yaml').read_text()), yaml.safe_load(settings), name)
     kinds = [o['kind'] for o in rows(run/'events.csv')]
     assert kinds.count('started') == kinds.count('resumed') == 1

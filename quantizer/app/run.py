@@ -69,6 +69,14 @@ def _make_paths_absolute(cfg):
         cfg['plugins'] = [str(Path(expand_path(o)).absolute()) if o.endswith('.py') else o for o in cfg['plugins']]
     return cfg
 
+# %% ../../nbs/app/82_run.ipynb #a11c0de2
+def _in_order(new, old):
+    "`new` with its keys in the order of `old`"
+    if not (isinstance(new, dict) and isinstance(old, dict)):
+        return new
+    keys = [k for k in old if k in new] + [k for k in new if k not in old]
+    return {k:_in_order(new[k], old.get(k)) for k in keys}
+
 # %% ../../nbs/app/82_run.ipynb #a507f154
 def open_run(
     source:str|Path|None, # Config, or `None` for the config of the run that is resumed
@@ -84,8 +92,11 @@ def open_run(
         raise QuantizerError(f"{out}: holds no run to resume; give a config to start one")
     stored = out/'config.yaml'
     cfg = _make_paths_absolute(load_config(stored if source is None else source, changes))
-    changed = config_changes(load_config(stored), cfg, override) if resuming else []
-    return Run(out, cfg, resuming, changed, override, progress)
+    if not resuming:
+        return Run(out, cfg, False, [], override, progress)
+    old = load_config(stored)
+    changed = config_changes(old, cfg, override)
+    return Run(out, _in_order(cfg, old), True, changed, override, progress)
 
 # %% ../../nbs/app/82_run.ipynb #207caa06
 @patch
