@@ -530,6 +530,7 @@ def fuzz(plan, seed, jobs, minutes, out):
     with mp.get_context('fork').Pool(1) as pool: made = pool.apply(make_files)
     seeds = {k: SURFACES[k].seeds(made) for k in plan}
     todo = [(k, a, min(a+CHUNK, n)) for k,n in plan.items() for a in range(0, n, CHUNK)]
+    todo.sort(key=lambda o: o[1]/plan[o[0]]) # a run that is cut short has seen all surfaces
     table,kinds,running,t0 = defaultdict(lambda: [0, 0, 0, 0.]),{},[],time.monotonic()
     while todo or running:
         while todo and len(running) < jobs and not (minutes and time.monotonic()-t0 > 60*minutes):
