@@ -237,7 +237,7 @@ class Stores(Surface):
             refused.attempt(lambda: (repr(store), store.index, store.problems))
             refused.attempt(store.verify)
             refused.attempt(lambda: store.mean_std(store.part('train')))
-            if len(store): refused.attempt(store.read, len(store)-1, 0, 1)
+            if len(store): refused.attempt(store.read, len(store)-1, 0, min(1, int(store.frames[-1])))
         finally: store.close()
 
 class Checkpoints(Surface):

@@ -155,7 +155,8 @@ def _load_run_model(checkpoint):
             book.resizable = may_have_grown
         return model
     verify_checkpoint(checkpoint)
-    weights = load_file(require_file(checkpoint/'model.safetensors'))
+    with explain_errors(f"{checkpoint}: damaged"):
+        weights = load_file(require_file(checkpoint/'model.safetensors'))
     try:
         return load_weights(_make, {k:v for k,v in weights.items() if not k.startswith('objectives.')})
     except QuantizerError as e:

@@ -31,7 +31,7 @@ def _member_problem(member, size):
         return AudioError(f'truncated ({missing})', 'truncated')
 
 # %% ../../nbs/data/15_shards.ipynb #10a10003
-_TAR_ERRORS = (tarfile.TarError, OSError, OverflowError, RecursionError, ValueError)
+_TAR_ERRORS = (tarfile.TarError, MemoryError, OSError, OverflowError, RecursionError, ValueError)
 
 # %% ../../nbs/data/15_shards.ipynb #e4ff6ad1
 def _tar_headers(f):

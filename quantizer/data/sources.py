@@ -126,7 +126,9 @@ def _from_parquet(cls:Corpus, path, rename):
     df = pd.concat(tables, ignore_index=True)
     paths,splits = df.pop(f'{column}.path'),df.pop('_split')
     if not (splits != '').any(): splits = None
-    df = _name_rows(rename_columns(df, rename, name), paths, splits)
+    df = rename_columns(df, rename, name)
+    with explain_errors(f"{name}: its paths and splits cannot be read"):
+        df = _name_rows(df, paths, splits)
     return cls(df, root, name, ParquetReader(files, column))
 
 # %% ../../nbs/data/16_sources.ipynb #10a10017
