@@ -10,6 +10,7 @@ __all__ = ['Run', 'open_run', 'WriteSettings', 'print_row', 'measure_run', 'repo
 # %% ../../nbs/app/82_run.ipynb #1d5ad4b0
 import json, math, os, signal, sys
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
@@ -91,12 +92,12 @@ def open_run(
     if source is None and not resuming:
         raise QuantizerError(f"{out}: holds no run to resume; give a config to start one")
     stored = out/'config.yaml'
-    cfg = _make_paths_absolute(load_config(stored if source is None else source, changes))
-    if not resuming:
-        return Run(out, cfg, False, [], override, progress)
-    old = load_config(stored)
-    changed = config_changes(old, cfg, override)
-    return Run(out, _in_order(cfg, old), True, changed, override, progress)
+    old = load_config(stored) if resuming else None
+    is_stored = source is None and not changes
+    cfg = deepcopy(old) if is_stored else load_config(stored if source is None else source, changes)
+    cfg = _make_paths_absolute(cfg)
+    changed = config_changes(old, cfg, override) if resuming else []
+    return Run(out, _in_order(cfg, old), resuming, changed, override, progress)
 
 # %% ../../nbs/app/82_run.ipynb #207caa06
 @patch
