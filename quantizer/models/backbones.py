@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, check_range
 from ..core.registry import Registry
+from ..core.tensors import keep_type
 
 # %% ../../nbs/models/39_backbones.ipynb #06c0efd8
 ENCODERS = Registry('encoder')
@@ -51,13 +52,10 @@ def whole_tokens(
 class FixedBuffers(nn.Module):
     "A module whose own buffers keep their type when the type of the module changes"
     def _apply(self, fn, recurse=True):
-        own = {id(o) for o in self._buffers.values()}
-        def _keep_type(t):
-            new = fn(t)
-            return t.to(new.device) if id(t) in own and new.dtype != t.dtype else new
+        own,move = {id(o) for o in self._buffers.values()},keep_type(fn)
         for child in self.children() if recurse else ():
             child._apply(fn)
-        return super()._apply(_keep_type, recurse=False)
+        return super()._apply(lambda t: (move if id(t) in own else fn)(t), recurse=False)
 
 # %% ../../nbs/models/39_backbones.ipynb #f53191ea
 class Backbone(FixedBuffers):

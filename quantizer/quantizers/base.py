@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..core.errors import QuantizerError, check_range, nearest_name
 from ..core.registry import Registry
 from ..core.distributed import broadcast_, all_reduce_sum, world_size
+from ..core.tensors import keep_type
 
 # %% ../../nbs/quantizers/29_base.ipynb #fb4a5774
 QUANTIZERS = Registry('quantizer')
@@ -122,10 +123,7 @@ class Quantizer(nn.Module, Schedulable):
 # %% ../../nbs/quantizers/29_base.ipynb #b4se0029
 @patch
 def _apply(self:Quantizer, fn, recurse=True):
-    def _move(t):
-        new = fn(t)
-        return t.to(new.device) if t.is_floating_point() and new.dtype != t.dtype else new
-    return nn.Module._apply(self, _move, recurse)
+    return nn.Module._apply(self, keep_type(fn), recurse)
 
 # %% ../../nbs/quantizers/29_base.ipynb #b4se0004
 def _scalar_buffers(module):
