@@ -11,8 +11,7 @@ __all__ = ['MAX_HOURS', 'MAX_UNPACKED', 'MAX_RATIO', 'find_streams', 'check_clai
 import re
 from functools import cache
 from itertools import pairwise
-from .containers import AudioProblem, MAGIC, Stream, container_stream, find_all, read_at
-from .containers import with_bytes
+from .containers import AudioProblem, MAGIC, Stream, container_stream, find_all, read_at, with_bytes
 from .mp3 import FRAME_START, MAX_STREAMS, mp3_streams, tag_size, too_many_streams
 
 # %% ../../nbs/data/10_lengths.ipynb #c8fd8ab9

@@ -35,7 +35,8 @@ def _version(frame):
 
 def _layer(frame): return 4-(frame[1]>>1 & 3)
 
-def _frame_samples(version, layer):
+def _frame_samples(frame):
+    version,layer = _version(frame),_layer(frame)
     return 384 if layer == 1 else 576 if (version, layer) == (2, 3) else 1152
 
 # %% ../../nbs/data/09_mp3.ipynb #7f185232
@@ -46,9 +47,9 @@ def _frame_lengths(kind, rate):
     if kind < 0xe0 or layer == 4 or rate == 12 or not divisor:
         return {}
     hz = (44100, 48000, 32000)[rate>>2]//divisor
-    slot,lengths = 4 if layer == 1 else 1,{}
+    slot,samples,lengths = 4 if layer == 1 else 1,_frame_samples([0, kind]),{}
     for crc,padding,private,i in product((0, 1), (0, 1), (0, 1), range(14)):
-        slots = _frame_samples(version, layer)//8//slot*1000*KBPS[version, layer][i]//hz
+        slots = samples//8//slot*1000*KBPS[version, layer][i]//hz
         lengths[kind|crc, (i+1)<<4 | rate | padding<<1 | private] = (slots+padding)*slot
     return lengths
 
@@ -140,7 +141,7 @@ def pieces_at(self:Mp3Stream,
     "What a decoder needs to begin at a sample"
     f = self.pieces[-1][0]
     head = read_at(f, self.frames[0], 4)
-    samples = _frame_samples(_version(head), _layer(head))
+    samples = _frame_samples(head)
     loud = max(self.lost, (start+self.skipped)//samples-2)
     first = max(0, loud-32) if _layer(head) == 3 else loud
     return _repeated(f, self.frames, first, loud, self.end),start+self.skipped-first*samples
@@ -195,7 +196,7 @@ def _headless_stream(f, frames, end):
     if not frames:
         return Stream([(f, end, end)], end, 0)
     head = read_at(f, frames[0], 4)
-    samples = len(frames)*_frame_samples(_version(head), _layer(head))
+    samples = len(frames)*_frame_samples(head)
     lost = _lost_frames(f, frames)
     return Mp3Stream(_repeated(f, frames, 0, lost, end), end, samples, frames=frames, lost=lost)
 
