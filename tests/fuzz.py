@@ -5,7 +5,7 @@
     python tests/fuzz.py --replay tests/fuzz_inputs/stores/*     # inputs that were saved
 
 An input is the files of a seed with some of them damaged (fuzz_mutations.py); its number and `--seed` say which. A finding is whatever is neither a result nor a
-`QuantizerError` of one line: another exception, 10 seconds, 2 GB, the end of the process, anything written outside of the given folder, a connection, a foreign object
+`QuantizerError` of one line: another exception, 10 seconds, 2 GB in use (or 6 GB asked for), the end of the process, anything written outside of the given folder, a connection, a foreign object
 unpickled. The damaged files of the smallest input of each kind of finding are saved; the table at the end counts them, and the exit code is 1 if there are any."""
 import argparse
 import contextlib
@@ -53,7 +53,7 @@ from quantizer.train.checkpoint import Checkpoint
 from quantizer.train.checkpoint_files import latest_checkpoint, load_checkpoint
 from safetensors.torch import load as load_tensors
 
-MAX_SECONDS,MAX_BYTES,CHUNK = 10,2*2**30,2500
+MAX_SECONDS,MAX_BYTES,MAX_RESERVED,CHUNK = 10,2*2**30,6*2**30,2500
 DEFAULT = 500_000
 SAVED = Path(__file__).parent/'fuzz_inputs'
 CONFIG = '''# a small run
@@ -429,6 +429,11 @@ class Sandbox:
         os.chdir('/')
         shutil.rmtree(self.top, ignore_errors=True)
 
+def limit_memory():
+    "What asks for more memory than `MAX_RESERVED` gets an error, whether it would use it or not"
+    used = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used+MAX_RESERVED,)*2)
+
 def work(conn, counts, name, seeds, made, seed, start, stop):
     "Run inputs in this process; `counts`: the current input, accepted, refused"
     warnings.simplefilter('ignore')
@@ -437,8 +442,7 @@ def work(conn, counts, name, seeds, made, seed, start, stop):
     for o in (1, 2): os.dup2(null, o)
     counts[0] = -1
     sandbox = Sandbox(name, made)
-    used = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used+MAX_BYTES,)*2) # what asks for more gets an error, which is a finding
+    limit_memory()
     try:
         for n in range(start, stop):
             counts[0] = n

@@ -2,6 +2,7 @@
 
 An input is a dictionary: name of a file -> its bytes, or a text for what is no ordinary file: `link TARGET`, `fifo` or `folder`."""
 import csv
+import gzip
 import io
 import json
 import math
@@ -103,6 +104,11 @@ def json_lines(rng, data):
     i = rng.randrange(len(lines))
     lines[i] = rng.choice([json_file(rng, lines[i]), lines[i], b'', lines[rng.randrange(len(lines))]])
     return b'\n'.join(lines)
+
+def gzip_file(rng, data):
+    "Lines in a compressed file, now and then one that fills the memory"
+    if rng.random() < 0.02: return gzip.compress(data)+gzip.compress(b'x'*2**24)*200
+    return gzip.compress(json_lines(rng, gzip.decompress(data)), mtime=0)
 
 def bomb(depth=30):
     "YAML whose aliases unpack to 2^30 values"
@@ -246,7 +252,7 @@ def tar_file(rng, data):
         t.addfile(m, io.BytesIO(content))
     return out.getvalue()
 
-GRAMMAR = {'.json': [json_file], '.jsonl': [json_lines], '.yaml': [yaml_file], '.txt': [changes_file], '.tsv': [lambda rng, data: table_file(rng, data, '\t')],
+GRAMMAR = {'.json': [json_file], '.jsonl': [json_lines], '.gz': [gzip_file], '.yaml': [yaml_file], '.txt': [changes_file], '.tsv': [lambda rng, data: table_file(rng, data, '\t')],
     '.csv': [lambda rng, data: table_file(rng, data, ','), csv_file], '.parquet': [parquet_file], '.safetensors': [safetensors_file, safetensors_values], '.tar': [tar_file]}
 SPECIAL = ['link missing', 'link .', 'link /dev/zero', 'link /etc/passwd', f'link {OUTSIDE}/x', 'link ..', 'fifo', 'folder']
 

@@ -296,6 +296,8 @@ def learner_from_config(
     targets=None, # What each batch holds beside features, from `targets_from_config`
 )->SpeechLearner: # Ready for `fit`
     "Model, loaders and callbacks that a config describes; under `torchrun`, those of this process"
+    if resume and out is None:
+        raise QuantizerError("resume=True needs 'out', the folder of the run that is continued")
     train = cfg['train']
     out = None if out is None else Path(out)
     model = _model_to_train(cfg, store, resume and step_checkpoints(out/'checkpoints'))
