@@ -227,6 +227,10 @@ def test_rate_of_a_run_learner(run_learner):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, lr=3e-5)
     assert set(learn.recorder.lrs) == {3e-5}
 
+def test_resume_needs_a_folder():
+    from quantizer.all import learner_from_config
+    with pytest.raises(QuantizerError, match="resume=True needs 'out'"): learner_from_config({}, None, resume=True)
+
 def test_run_learner_is_copied_not_pickled(run_learner, tmp_path):
     "With its logs and checkpoints; the copy trains on its own"
     learn = run_learner(tmp_path)
