@@ -54,7 +54,8 @@ from .evaluate.phonetic import purity, word_purity
 from .evaluate.words import error_rates, word_errors
 from .evaluate.intervals import Estimate, bootstrap
 from .evaluate.metrics import METRICS
-from .evaluate.measure import evaluate, kmeans_baseline, kmeans_model
+from .evaluate.baselines import kmeans_model
+from .evaluate.measure import evaluate, kmeans_baseline
 from .evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 
 # %% ../nbs/90_all.ipynb #fd58db30

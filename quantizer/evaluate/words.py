@@ -11,8 +11,8 @@ __all__ = ['normalise_text', 'hallucinated', 'word_errors', 'bootstrap_rate', 'e
 import re
 from functools import lru_cache
 import numpy as np, pandas as pd
-from torchaudio.functional import edit_distance
 from ..core.errors import QuantizerError, check_range
+from .edit_distance import edit_distance
 from .intervals import ratio
 
 # %% ../../nbs/evaluate/52_words.ipynb #f7241a62
