@@ -43,9 +43,10 @@ from .models.contract import check_backbone
 from .models.objectives import LOSSES, Objective, masked_mean
 from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, check_model
 
-# %% ../nbs/90_all.ipynb #a28a6437
+# %% ../nbs/90_all.ipynb #b5d729b1
 from .tokens.tokenizer import Tokenizer
 from .tokens.files import load_tokens, save_tokens
+from .tokens.token_set import Tokens
 
 # %% ../nbs/90_all.ipynb #53c78e91
 from .evaluate.health import codebook_health, count_codes, verdict
