@@ -30,7 +30,8 @@ from ..data.audio import is_url
 from ..data.corpus import Corpus
 from ..data.live import LiveFeatures
 from ..data.store import FeatureStore
-from ..evaluate.measure import evaluate, kmeans_baseline, kmeans_model
+from ..evaluate.baselines import kmeans_model
+from ..evaluate.measure import evaluate, kmeans_baseline
 from ..models.autoencoder import objective_classes
 from ..tokens.tokenizer import Tokenizer
 from ..train.checkpoint_files import load_checkpoint, step_checkpoints
