@@ -114,7 +114,7 @@ def read_phones(
     is_known = (phone >= 0) & (token < num_tokens)
     return token[is_known], phone[is_known]
 
-# %% ../../nbs/evaluate/51_phonetic.ipynb #b42e3d9e
+# %% ../../nbs/evaluate/51_phonetic.ipynb #20e387a2
 class AlignedTokens:
     "Tokens of the recordings with an alignment, one after another, and the phone of each 10 ms"
     def __init__(self, tokens:Tokens, alignments:Alignments):
@@ -125,8 +125,8 @@ class AlignedTokens:
         read = {id:read_phones(len(tokens.codes[id]), tokens.token_rate, alignments, id) for id in shared}
         self.ids = [id for id,(token,_) in read.items() if len(token)]
         if not self.ids:
-            raise QuantizerError(f"{tokens.name}: none of its {len(tokens.codes):,} recordings has a token with a phone in "
-                f"{alignments.name}: the first is '{next(iter(tokens.codes))}' here and "
+            raise QuantizerError(f"{tokens.name}: none of its {len(tokens.codes):,} recordings has a token with a phone "
+                f"in {alignments.name}: the first is '{next(iter(tokens.codes))}' here and "
                 f"'{next(iter(self.segments), None)}' there; expected the same ids")
         self.token_rate,self.lengths = tokens.token_rate,[len(tokens.codes[id]) for id in self.ids]
         self.codes = np.concatenate([tokens.codes[id].numpy() for id in self.ids]) # `(N,Q)`
