@@ -47,11 +47,12 @@ from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, ch
 from .tokens.tokenizer import Tokenizer
 from .tokens.files import load_tokens, save_tokens
 
-# %% ../nbs/90_all.ipynb #53c78e91
+# %% ../nbs/90_all.ipynb #cef7b0dc
 from .evaluate.health import codebook_health, count_codes, verdict
 from .evaluate.signal import NRE
 from .evaluate.phonetic import purity, word_purity
 from .evaluate.words import error_rates, word_errors
+from .evaluate.intervals import Estimate, bootstrap
 from .evaluate.metrics import METRICS
 from .evaluate.baselines import kmeans_model
 from .evaluate.measure import evaluate, kmeans_baseline

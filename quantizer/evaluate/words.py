@@ -7,12 +7,13 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/words.html.md"""
 # %% auto #0
 __all__ = ['normalise_text', 'hallucinated', 'word_errors', 'bootstrap_rate', 'error_rates', 'rates_by_language', 'compare_rates']
 
-# %% ../../nbs/evaluate/52_words.ipynb #1822acbe
-import math, re
+# %% ../../nbs/evaluate/52_words.ipynb #5127fd20
+import re
 from functools import lru_cache
 import numpy as np, pandas as pd
 from ..core.errors import QuantizerError, check_range
 from .edit_distance import edit_distance
+from .intervals import ratio
 
 # %% ../../nbs/evaluate/52_words.ipynb #f7241a62
 _WITHOUT_SPACES = 'zh','cmn','yue','ja','th','lo','my'
@@ -88,7 +89,7 @@ def word_errors(
     _check_texts(refs, hyps, languages)
     return pd.DataFrame([_count_errors(*recording) for recording in zip(refs, hyps, languages)])
 
-# %% ../../nbs/evaluate/52_words.ipynb #84e00de7
+# %% ../../nbs/evaluate/52_words.ipynb #2fb99c15
 def bootstrap_rate(
     errors:np.ndarray, # `(N,)` errors of each recording
     units:np.ndarray, # `(N,)` words or characters of each recording
@@ -97,16 +98,9 @@ def bootstrap_rate(
     level:float=0.95, # Level of the interval, 0 to 1
 )->tuple[float,float,float]: # The rate, and both ends of its interval; NaN where there is none
     "Errors over units of all recordings, with a bootstrap interval"
-    check_range(1, math.inf, resamples=resamples)
     check_range(0, 1, level=level)
-    n,rng = len(units),np.random.default_rng(seed)
-    def rate(recordings):
-        total = units[recordings].sum()
-        return float(errors[recordings].sum()/total) if total else math.nan
-    rates = [rate(rng.integers(n, size=n)) for _ in range(resamples if n > 1 else 0)]
-    rates = [o for o in rates if not math.isnan(o)] or [math.nan]
-    low,high = np.quantile(rates, [(1-level)/2,(1+level)/2])
-    return rate(slice(None)), float(low), float(high)
+    rate = ratio(errors, units, resamples=resamples, seed=seed)
+    return rate.value, *rate.percentiles((1-level)/2)
 
 # %% ../../nbs/evaluate/52_words.ipynb #2c6261cc
 def error_rates(
