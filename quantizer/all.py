@@ -46,6 +46,7 @@ from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, ch
 # %% ../nbs/90_all.ipynb #a28a6437
 from .tokens.tokenizer import Tokenizer
 from .tokens.files import load_tokens, save_tokens
+from .tokens.token_set import Tokens
 
 # %% ../nbs/90_all.ipynb #cef7b0dc
 from .evaluate.health import codebook_health, count_codes, verdict

@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/data/sources.html.md"""
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'DATASET_FILES', 'LHOTSE', 'MAX_LINE', 'FORMATS', 'COMPRESSED', 'CellReader', 'DatasetReader',
-           'ParquetReader', 'CorpusFormat', 'detect_format']
+           'ParquetReader', 'read_json_lines', 'CorpusFormat', 'detect_format']
 
 # %% ../../nbs/data/16_sources.ipynb #6d5f5a95
 import gzip, json, os, re, zlib
@@ -201,7 +201,9 @@ MAX_LINE = 2**24 # bytes of a line, so that a few compressed bytes cannot fill t
 _JSON_ERRORS = (ValueError, OSError, EOFError, zlib.error, RecursionError)
 
 # %% ../../nbs/data/16_sources.ipynb #29726cf5
-def _read_json_lines(path):
+def read_json_lines(
+    path:str|Path, # `.jsonl` or `.jsonl.gz`
+):
     "Yield the objects of a `.jsonl` or `.jsonl.gz` file"
     name,number = escape_path(path),1
     with open_binary(path) as f:
@@ -284,9 +286,9 @@ def _read_lhotse(path):
     "Rows and problems of a manifest, with its supervisions"
     file = os.path.basename(path)
     beside = str(path).removesuffix(file) + file.replace('recordings', 'supervisions')
-    items,recordings = _read_json_lines(path),{}
+    items,recordings = read_json_lines(path),{}
     if beside != str(path) and (is_url(path) or os.path.exists(beside)):
-        recordings,items = {o['id']:o for o in items},_read_json_lines(beside)
+        recordings,items = {o['id']:o for o in items},read_json_lines(beside)
     return _lhotse_rows(items, recordings, escape_path(path))
 
 # %% ../../nbs/data/16_sources.ipynb #sc00df90

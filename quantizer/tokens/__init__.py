@@ -2,3 +2,5 @@
 
 Here belongs what a user of tokens needs, who trains nothing.
 Not here: measures of what tokens are worth, and training."""
+
+from . import token_formats # it adds `load` and `save` to Tokens
