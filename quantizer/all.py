@@ -48,12 +48,13 @@ from .tokens.tokenizer import Tokenizer
 from .tokens.files import load_tokens, save_tokens
 from .tokens.token_set import Tokens
 
-# %% ../nbs/90_all.ipynb #cef7b0dc
+# %% ../nbs/90_all.ipynb #4f2b596a
 from .evaluate.health import codebook_health, count_codes, verdict
 from .evaluate.signal import NRE
 from .evaluate.phonetic import purity, word_purity
 from .evaluate.words import error_rates, word_errors
 from .evaluate.intervals import Estimate, bootstrap
+from .evaluate.alignments import Alignments
 from .evaluate.metrics import METRICS
 from .evaluate.baselines import kmeans_model
 from .evaluate.measure import evaluate, kmeans_baseline

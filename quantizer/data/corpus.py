@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/data/corpus.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SPLITS', 'MANIFESTS', 'join_path', 'parent_path', 'is_folder', 'Corpus', 'Recording', 'map_threaded',
-           'rename_columns', 'load_parquet']
+           'rename_columns', 'load_parquet', 'read_table']
 
 # %% ../../nbs/data/14_corpus.ipynb #9974f0e7
 import copy, csv, hashlib, html, io, os, warnings
@@ -327,18 +327,34 @@ def load_parquet(
     table.validate(full=True)
     return table.to_pandas()
 
-# %% ../../nbs/data/14_corpus.ipynb #94de03aa
-def _read_table(path, suffix):
-    "A manifest as a table of texts; a Parquet file keeps its types"
+# %% ../../nbs/data/14_corpus.ipynb #1f762bc0
+def _read_columns(path, suffix):
+    "A table of texts; a Parquet file keeps its types"
     with open_binary(path) as f: data = f.read()
     if suffix == '.parquet': return load_parquet(data)
     format = {}
     if suffix == '.tsv':
         is_quoted = b'"' in data and _is_quoted(data)
         format = dict(sep='\t', quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE)
+    elif suffix in ('.align','.item'): # ZeroSpeech's and DiscoPhon's tables
+        format = dict(sep=' ', quoting=csv.QUOTE_NONE)
     return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False, **format)
 
-# %% ../../nbs/data/14_corpus.ipynb #32872a1a
+# %% ../../nbs/data/14_corpus.ipynb #91ee78c8
+def read_table(
+    path:str|Path, # `.tsv`, `.csv`, `.parquet`, `.align` or `.item` file, or its URL
+    kind:str='a table', # What it is, for messages
+)->pd.DataFrame: # Texts; a Parquet file keeps its types
+    "A table of a user; raises `QuantizerError` for one that cannot be read"
+    name,suffix = escape_path(path),os.path.splitext(path)[1].lower()
+    with explain_errors(f"{name}: not {kind} that can be read"), warnings.catch_warnings():
+        warnings.simplefilter('error', pd.errors.ParserWarning)
+        try: return _read_columns(path, suffix)
+        except pd.errors.ParserWarning:
+            hint = "; a value that holds a comma needs quotation marks" if suffix == '.csv' else ''
+            raise QuantizerError(f"{name}: its rows have more values than columns{hint}") from None
+
+# %% ../../nbs/data/14_corpus.ipynb #aa1f446b
 @patch(cls_method=True)
 def from_manifest(cls:Corpus,
     path:str|Path, # `.tsv`, `.csv` or `.parquet` file, or its URL
@@ -346,13 +362,8 @@ def from_manifest(cls:Corpus,
 )->Corpus:
     "The recordings that a manifest lists"
     path = expand_path(path)
-    name,suffix = escape_path(path),os.path.splitext(path)[1].lower()
-    with explain_errors(f"{name}: not a manifest that can be read"), warnings.catch_warnings():
-        warnings.simplefilter('error', pd.errors.ParserWarning)
-        try: df = _read_table(path, suffix)
-        except pd.errors.ParserWarning:
-            hint = "; a value that holds a comma needs quotation marks" if suffix == '.csv' else ''
-            raise QuantizerError(f"{name}: its rows have more values than columns{hint}") from None
+    name = escape_path(path)
+    df = read_table(path, 'a manifest')
     return cls(rename_columns(df, rename, name), parent_path(path), name)
 
 # %% ../../nbs/data/14_corpus.ipynb #80a15cda
