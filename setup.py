@@ -12,5 +12,5 @@ setuptools.setup(name=cfg['lib_name'], version=cfg['version'], author=cfg['autho
     packages=setuptools.find_packages(include=[lib, f'{lib}.*']), include_package_data=False,
     package_data={lib: ['configs/*.yaml', 'sample/**/*', 'app/assets/**/*']},
     install_requires=cfg['requirements'].split(),
-    extras_require={o: cfg[f'{o}_requirements'].split() for o in ('dev', 'docs', 'encoders', 'datasets', 'torchcodec', 'ray', 'tensorboard', 'wandb', 'bench')},
+    extras_require={o: cfg[f'{o}_requirements'].split() for o in ('dev', 'docs', 'encoders', 'datasets', 'torchcodec', 'ray', 'tensorboard', 'wandb', 'sound', 'bench')},
     entry_points=dict(console_scripts=cfg['console_scripts'].split(), nbdev=[f'{lib}={lib}._modidx:d']))

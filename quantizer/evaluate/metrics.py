@@ -54,7 +54,33 @@ METRICS |= dict(
     frames_per_s=Metric('frames per second', 'real frames that training reads in a second', 'higher', '1/s'),
     memory_mb=Metric('memory', 'largest memory so far, of the GPU if there is one', 'lower', 'MB'))
 
-# %% ../../nbs/evaluate/48_metrics.ipynb #c41fae17
+# %% ../../nbs/evaluate/48_metrics.ipynb #b4178e20
+METRICS |= dict(
+    cosine_similarity=Metric('cosine similarity',
+        'cosine of the angle between a normalised frame and its reconstruction, mean over frames',
+        'higher', in_table=True),
+    mcd=Metric('mel-cepstral distortion',
+        '10/ln 10 sqrt(2 sum (c-c\')^2) over coefficients 1 to 12 of natural log mel power, mean over all frames',
+        'lower', 'dB', in_table=True),
+    lsd=Metric('log-spectral distance',
+        'root mean squared difference of the log power over mel bands, mean over all frames',
+        'lower', 'dB', in_table=True))
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #a746b257
+_PREVIEW = 'previews of decoded features against the recordings, mean over recordings'
+
+METRICS |= dict(
+    stoi=Metric('STOI', f'short-time objective intelligibility; {_PREVIEW}', 'higher', in_table=True),
+    stoi_preview=Metric('  without tokens', 'STOI of previews of the features themselves', in_table=True),
+    estoi=Metric('ESTOI', f'extended short-time objective intelligibility; {_PREVIEW}', 'higher', in_table=True),
+    estoi_preview=Metric('  without tokens', 'ESTOI of previews of the features themselves', in_table=True),
+    pesq=Metric('PESQ', f'wide-band PESQ (P.862.2), 1 to 4.64; {_PREVIEW}', 'higher', in_table=True),
+    pesq_preview=Metric('  without tokens', 'PESQ of previews of the features themselves', in_table=True),
+    si_sdr=Metric('SI-SDR',
+        'energy of the reference, scaled to fit, over that of the rest of a decoded waveform; mean over recordings',
+        'higher', 'dB'))
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #3ae0b293
 METRICS |= dict(
     ued=Metric('unit edit distance',
         'edits that turn the tokens of recordings into those of the same recordings disturbed, repeats collapsed in '
