@@ -95,7 +95,7 @@ def test_long_ones(few, tmp_path, capsys):
     with pytest.warns(match='are longer than longest_s, 0.9: they are left out'): assert train(few, tmp_path/'some', 'data.longest_s=0.9', 'data.crop_s=0.5', 'train.wer=0', 'train.epoch_steps=1') == 0
     capsys.readouterr()
     assert train(few, tmp_path/'no', 'data.longest_s=0.1', 'data.crop_s=0.1') == 1
-    assert "recordings of the 'train' part are longer: text goes with whole recordings" in capsys.readouterr().err
+    assert "recordings of the 'train' part are longer: texts and targets go with whole recordings" in capsys.readouterr().err
 
 def test_middle_layer(few, tmp_path):
     "A quantizer below the last layer: frozen layers above it pass the gradient on"

@@ -89,7 +89,7 @@ class ResumableSampler(Sampler):
         "Begin at a position, which may be inside an epoch"
         self.position = position
 
-# %% ../../nbs/data/26_loaders.ipynb #874a41a5
+# %% ../../nbs/data/26_loaders.ipynb #abb2f5ed
 def with_text(
     items:np.ndarray, # Recordings
     source, # The `FeatureStore` or `LiveFeatures` that they are in
@@ -101,10 +101,10 @@ def with_text(
     items = items[targets.has[items]]
     without = _first('; the first without one: ', targets.store)
     if not len(items):
-        raise QuantizerError(f"no recording of the '{split}' part has a text{without}")
+        raise QuantizerError(f"no recording of the '{split}' part has a text or target{without}")
     long = source.frames[items] > max(1, round(longest_s*source.frame_rate))
     which = f"{len(items)} recordings of the '{split}' part are longer"
-    why = 'text goes with whole recordings'
+    why = 'texts and targets go with whole recordings'
     if long.all():
         raise QuantizerError(f"longest_s is {longest_s:g}, and all {which}: {why}")
     if long.any():
@@ -153,7 +153,7 @@ refuse(FeatureLoaders, show_batch='learn.show_results() shows features, tokens a
     **dict.fromkeys(('new','new_empty','test_dl','from_dsets','from_dblock'), OTHER_RECORDINGS),
     **dict.fromkeys(('to','cpu','cuda'), MOVED))
 
-# %% ../../nbs/data/26_loaders.ipynb #312b04d0
+# %% ../../nbs/data/26_loaders.ipynb #66fc5cb2
 def feature_loaders(
     source, # A `FeatureStore` with a split, or `LiveFeatures`
     batch_size:int=32, # Recordings in a batch (rows, if packed), in each process
@@ -173,7 +173,7 @@ def feature_loaders(
     check_range(1, np.inf, batch_size=batch_size, epoch_steps=1 if epoch_steps is None else epoch_steps)
     check_range(1e-3, 86_400, crop_s=crop_s, longest_s=longest_s)
     if targets and batching != 'buckets':
-        raise QuantizerError(f"batching is '{batching}': texts need 'buckets'")
+        raise QuantizerError(f"batching is '{batching}': texts and targets need 'buckets'")
     crop,longest,bucket = (max(1, round(s*source.frame_rate)) for s in (crop_s, longest_s, batch_size*longest_s/2))
     buckets = partial(LengthBuckets, batch_frames=bucket*world)
     packed = partial(PackedRows, row=longest, packing_gap=packing_gap)

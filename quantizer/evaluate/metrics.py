@@ -80,6 +80,36 @@ METRICS |= dict(
         'energy of the reference, scaled to fit, over that of the rest of a decoded waveform; mean over recordings',
         'higher', 'dB'))
 
+# %% ../../nbs/evaluate/48_metrics.ipynb #59d0653b
+METRICS |= dict(
+    effective_bits=Metric('effective bits',
+        "entropy with Miller and Madow's correction, at most log2 K, added over codebooks", None, 'bit'),
+    entropy_bitrate=Metric('entropy-coded bitrate',
+        'bits per second of codes coded alone, by their frequencies in the other half of the recordings',
+        None, 'bit/s'),
+    bigram_bitrate=Metric('bigram bitrate',
+        'bits per second of codes coded after the last one, by frequencies in the other half of the recordings',
+        None, 'bit/s'),
+    run_length=Metric('run length', 'codes for each stretch of equal codes'),
+    collapsed_rate=Metric('rate without repeats', 'stretches of equal codes per second', None, 'Hz'),
+    bpe_rate=Metric('rate after byte-pair encoding',
+        'symbols per second, of a vocabulary of four times the codes in use, learned on the other half of the recordings',
+        None, 'Hz'),
+    bpe_bitrate=Metric('bitrate after byte-pair encoding',
+        'bits per second of these symbols, by their frequencies in the other half of the recordings', None, 'bit/s'))
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #53fccfb2
+METRICS |= dict(
+    speaker_probe=Metric('speaker found',
+        "balanced accuracy of logistic regression on code histograms of three seconds, half of each speaker's recordings "
+        'held out, at most a hundred speakers', 'lower'),
+    speaker_chance=Metric('  by chance', 'the same with shuffled speakers'),
+    gender_probe=Metric('gender found', 'the same for genders, whole speakers held out', 'lower'),
+    gender_chance=Metric('  by chance', 'the same with shuffled genders'),
+    language_probe=Metric('language found',
+        'the same for languages of two speakers or more, whole speakers held out', 'lower'),
+    language_chance=Metric('  by chance', 'the same with shuffled languages'))
+
 # %% ../../nbs/evaluate/48_metrics.ipynb #7128dc1c
 def metric_name(column:str)->str:
     "The metric of a column: `valid_mse` -> `mse`, `usage_2` -> `usage`"

@@ -6,9 +6,10 @@ Docs: https://quantizer-dev.github.io/quantizer/models/objectives.html.md"""
 
 # %% auto #0
 __all__ = ['LOSSES', 'squared_error', 'absolute_error', 'huber_error', 'cosine_error', 'masked_sum', 'masked_mean', 'Objective',
-           'FrameObjective']
+           'FrameObjective', 'Targets']
 
-# %% ../../nbs/models/42_objectives.ipynb #d9454075
+# %% ../../nbs/models/42_objectives.ipynb #0dac7d5f
+import numpy as np
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -124,6 +125,26 @@ def prepare(cls:Objective,
     **extract, # Arguments of `build_store`
 ): # Function of recordings that returns a tuple of tensors for each batch; `None` if none are needed
     "Make what a batch holds beside features"
+
+# %% ../../nbs/models/42_objectives.ipynb #9985a865
+class Targets:
+    "Base of what a batch holds beside features, by the position of a recording in a source of features"
+    def __init__(self,
+        store, # A `FeatureStore` of the targets
+        ids, # Names of the source's recordings, in order
+    ):
+        self.store = store
+        row_of = {name:row for row,name in enumerate(store.index.id)}
+        self.rows = np.array([row_of.get(name, -1) for name in ids], dtype=np.int64)
+        self.has = self.rows >= 0
+    def read(self,
+        items, # Positions of recordings, none twice
+    )->list: # `(T,D)` of each
+        "What the store holds of recordings"
+        return [self.store.read(int(self.rows[i])) for i in items]
+    def __call__(self, items)->tuple: # Tensors, a row for each recording; one row, of padding alone, for none
+        "What goes into a batch"
+        raise NotImplementedError
 
 # %% ../../nbs/models/42_objectives.ipynb #mo330008
 @patch(cls_method=True)

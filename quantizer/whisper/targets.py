@@ -7,9 +7,9 @@ Docs: https://quantizer-dev.github.io/quantizer/whisper/targets.html.md"""
 # %% auto #0
 __all__ = ['TextTargets', 'StoredTargets']
 
-# %% ../../nbs/whisper/72_targets.ipynb #833c520a
+# %% ../../nbs/whisper/72_targets.ipynb #42510065
 from typing import Literal
-import numpy as np, torch
+import torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -18,6 +18,7 @@ from ..data.corpus import Corpus
 from ..data.encoders import WhisperEncoder
 from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore
+from ..models.objectives import Targets
 from .text_losses import top_k
 from .teacher import WhisperTeacher
 
@@ -96,24 +97,20 @@ def recording(self:TextTargets,
         rows[len(prompt):,1:] = torch.cat([top.ids, top.logp], 1).cpu()
     return rows
 
-# %% ../../nbs/whisper/72_targets.ipynb #e148e6c2
-class StoredTargets:
+# %% ../../nbs/whisper/72_targets.ipynb #780e5926
+class StoredTargets(Targets):
     "Targets of recordings, by their position in a source of features"
     def __init__(self,
         store:FeatureStore, # Made by `TextTargets`
         ids, # Names of the source's recordings, in order
     ):
-        self.store,self.topk = store,store.dim//2
-        row_of = {name:row for row,name in enumerate(store.index.id)}
-        self.rows = np.array([row_of.get(name, -1) for name in ids], dtype=np.int64)
-        self.has = self.rows >= 0
+        super().__init__(store, ids)
+        self.topk = store.dim//2
     def __call__(self,
         items, # Positions of recordings, none twice
     )->tuple: # Tokens `(B,L)`, -1 where padded; with `topk` also the likeliest tokens and log-probabilities `(B,L,topk)`
         "What goes into a batch beside the features"
-        rows = [self.store.read(int(self.rows[i])) for i in items]
-        if not rows:
-            rows = [torch.full((1,self.store.dim), -1.)]
+        rows = self.read(items) or [torch.full((1,self.store.dim), -1.)]
         tokens,top = pad_sequence(rows, batch_first=True, padding_value=-1).split([1,2*self.topk], -1)
         tokens = tokens[...,0].long()
         if not self.topk: return tokens,
