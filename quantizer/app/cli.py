@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['COMMANDS', 'CONFIG_HELP', 'CHANGES', 'TOKENIZER', 'PLUGIN', 'info', 'Command', 'argument', 'command',
-           'print_measures', 'make_parser', 'parse_args', 'main']
+           'print_measures', 'print_evaluation', 'make_parser', 'parse_args', 'main']
 
 # %% ../../nbs/app/84_cli.ipynb #624f60ed
 import argparse, json, math, os, re, signal, sys, traceback, warnings
@@ -204,47 +204,76 @@ def print_measures(
         values = ['-' if m.get(key) is None else format(m[key], '.4g') for m in measures.values()]
         print(f'{metric.label:22}' + ''.join(f'{o:>{width}}' for o in values))
 
-# %% ../../nbs/app/84_cli.ipynb #7d91d8a4
-def _add_text(m, shown, tok, corpus):
-    "Let Whisper read the tokens, and add the results to `m`"
-    from quantizer.app.build import print_skipped
-    from quantizer.whisper.scorer import measure_text
-    t = measure_text(tok, corpus)
-    print_skipped(t.problems, len(corpus))
-    m |= t.to_dict()
-    shown['Whisper'] = t.whisper
-    return t.languages[['recordings','words','wer','wer_low','wer_high','cer','hallucinations','wer_whisper']]
+# %% ../../nbs/app/84_cli.ipynb #912375c6
+def _open_tokens(a):
+    "The tokenizer in a folder, or the tokens in a file"
+    from quantizer.tokens.token_set import Tokens
+    from quantizer.tokens.tokenizer import Tokenizer
+    if Path(a.what).is_file():
+        return Tokens.load(a.what, a.token_rate, a.codebook_size)
+    for name in ('token_rate','codebook_size'):
+        if getattr(a, name) is not None:
+            raise QuantizerError(f"--{name.replace('_', '-')} is for files of tokens, and {a.what} is none")
+    return Tokenizer.load(a.what)
 
-# %% ../../nbs/app/84_cli.ipynb #f0843ea4
-@command('evaluate', 'measure a tokenizer on a corpus',
-    'runs/first sample --split valid --out measures.json', TOKENIZER,
+# %% ../../nbs/app/84_cli.ipynb #01c3152b
+def _families(a):
+    "Families to measure; `None` for all that are not asked for by name"
+    from quantizer.evaluate.suite import FAMILIES, default_families
+    chosen = [*a.only.split(',')] if a.only else default_families()
+    for o in chosen: FAMILIES[o]
+    return [*chosen, 'words'] if a.wer and 'words' not in chosen else chosen
+
+# %% ../../nbs/app/84_cli.ipynb #95587971
+def print_evaluation(
+    evaluation, # From `evaluate_tokens`
+):
+    "Print all measures with their intervals, and what was left out and why"
+    from quantizer.evaluate.metrics import METRICS
+    table = evaluation.table()
+    names = [o for o in METRICS if o in table.index] + [o for o in table.index if o not in METRICS]
+    rows = [(METRICS[o].label if o in METRICS else o, *('-' if v is None else repr(v) for v in table.loc[o])) for o in names]
+    rows.insert(0, ('',*table.columns))
+    widths = [max(map(len, column))+2 for column in zip(*rows)]
+    for label,*values in rows:
+        print(f'{label:{widths[0]}}' + ''.join(f'{o:>{n}}' for o,n in zip(values, widths[1:])))
+    reasons = evaluation.reasons()
+    for reason,what in reasons.items():
+        print(f"not measured: {', '.join(what)}: {reason}")
+
+# %% ../../nbs/app/84_cli.ipynb #519a8e34
+@command('evaluate', 'measure tokens beside k-means of the same size, random codes and the features themselves',
+    'runs/first sample --split valid --only coding,phonetic,abx --out measures.json',
+    argument('what', metavar='TOKENS', help='folder of a tokenizer, or of its run; or a file of tokens: '
+        '.safetensors, .parquet, .jsonl, .txt'),
     argument('corpus', help="a folder, a manifest, tar shards, a dataset, or 'sample'"), PLUGIN,
-    argument('--wer', action='store_true', help="word and character error rates of what Whisper reads from the tokens, "
-        "beside Whisper without tokens, by language; for tokens of 'whisper' features"),
-    argument('--split', choices=('train','valid','test'), help='only this part of the corpus'),
-    argument('--out', metavar='F', help='JSON file to write'))
+    argument('--only', metavar='A,B', help='families of measures, separated by commas; all but words by default'),
+    argument('--wer', action='store_true', help="also words: word and character error rates of what Whisper reads "
+        "from the tokens, beside Whisper without tokens; for tokens of 'whisper' features"),
+    argument('--alignments', metavar='F', help="phone times: a table (path, start_s, end_s, phone) or a folder of "
+        "TextGrids; by default alignments.tsv beside the recordings"),
+    argument('--split', choices=('train','valid','test'), help='only this part of the corpus; k-means is fitted to '
+        'the train part'),
+    argument('--token-rate', type=float, metavar='HZ', help='tokens per second, if a file of tokens does not say it'),
+    argument('--codebook-size', type=int, metavar='K', help='codes in each codebook, if a file of tokens does not say it'),
+    argument('--out', metavar='F', help='JSON file, or a folder for JSON, features and finished results'))
 def _evaluate(a):
     from quantizer.app.build import print_skipped
     from quantizer.data.corpus import Corpus
-    from quantizer.evaluate.measure import evaluate
-    from quantizer.tokens.tokenizer import Tokenizer
-    if a.out: _check_out(a.out, '.json')
-    tokenizer = Tokenizer.load(a.tokenizer)
-    corpus = Corpus.load(a.corpus)
-    if a.split:
-        corpus = _split_as_trained(a.tokenizer, corpus).part(a.split)
-    m = evaluate(tokenizer, corpus)
-    print_skipped(m['problems'], m['recordings']+len(m['problems']))
-    shown = {str(a.tokenizer): m}
-    if a.wer:
-        text = _add_text(m, shown, tokenizer, corpus)
-    print_measures(shown)
-    if a.wer:
-        print(f"\n{text.to_string(float_format='{:.3f}'.format)}\n")
-    print(f"codebook: {m['verdict']}")
-    if a.out:
-        with atomic_path(a.out) as tmp:
-            tmp.write_text(json.dumps(m, indent=1))
+    from quantizer.evaluate.alignments import Alignments
+    from quantizer.evaluate.suite import evaluate_tokens
+    is_file = a.out and Path(a.out).suffix == '.json'
+    if is_file: _check_out(a.out, '.json')
+    families,own,corpus = _families(a),_open_tokens(a),Corpus.load(a.corpus)
+    if a.split: corpus = _split_as_trained(a.what, corpus)
+    alignments = Alignments.load(a.alignments) if a.alignments else None
+    folder = None if is_file else a.out
+    evaluation = evaluate_tokens(own, corpus, a.split, alignments, families, folder, Path(a.what).name,
+        tell=lambda line: print(line, file=sys.stderr) if sys.stderr.isatty() else None)
+    print_skipped(evaluation.about['problems'], len(corpus)+len(corpus.problems))
+    print_evaluation(evaluation)
+    for line in evaluation.verdict(): print(line)
+    if a.out: evaluation.save(a.out if is_file else Path(a.out)/'measures.json')
 
 # %% ../../nbs/app/84_cli.ipynb #ee4603a8
 @command('info', 'describe a path: tokenizer, run, feature store or corpus', 'sample', argument('path'),
