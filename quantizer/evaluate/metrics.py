@@ -80,6 +80,67 @@ METRICS |= dict(
         'energy of the reference, scaled to fit, over that of the rest of a decoded waveform; mean over recordings',
         'higher', 'dB'))
 
+# %% ../../nbs/evaluate/48_metrics.ipynb #59d0653b
+METRICS |= dict(
+    effective_bits=Metric('effective bits',
+        "entropy with Miller and Madow's correction, at most log2 K, added over codebooks", None, 'bit'),
+    entropy_bitrate=Metric('entropy-coded bitrate',
+        'bits per second of codes coded alone, by their frequencies in the other half of the recordings',
+        None, 'bit/s'),
+    bigram_bitrate=Metric('bigram bitrate',
+        'bits per second of codes coded after the last one, by frequencies in the other half of the recordings',
+        None, 'bit/s'),
+    run_length=Metric('run length', 'codes for each stretch of equal codes'),
+    collapsed_rate=Metric('rate without repeats', 'stretches of equal codes per second', None, 'Hz'),
+    bpe_rate=Metric('rate after byte-pair encoding',
+        'symbols per second, of a vocabulary of four times the codes in use, learned on the other half of the recordings',
+        None, 'Hz'),
+    bpe_bitrate=Metric('bitrate after byte-pair encoding',
+        'bits per second of these symbols, by their frequencies in the other half of the recordings', None, 'bit/s'))
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #53fccfb2
+METRICS |= dict(
+    speaker_probe=Metric('speaker found',
+        "balanced accuracy of logistic regression on code histograms of three seconds, half of each speaker's recordings "
+        'held out, at most a hundred speakers', 'lower'),
+    speaker_chance=Metric('  by chance', 'the same with shuffled speakers'),
+    gender_probe=Metric('gender found', 'the same for genders, whole speakers held out', 'lower'),
+    gender_chance=Metric('  by chance', 'the same with shuffled genders'),
+    language_probe=Metric('language found',
+        'the same for languages of two speakers or more, whole speakers held out', 'lower'),
+    language_chance=Metric('  by chance', 'the same with shuffled languages'))
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #96e89d68
+METRICS |= dict(
+    pnmi=Metric('PNMI',
+        'mutual information of phone and code over the entropy of phones, counted every 10 ms',
+        'higher', in_table=True),
+    pnmi_chance=Metric('  by chance', 'mean PNMI of five rotations of the phones against the codes', in_table=True),
+    pnmi_corrected=Metric('  above chance',
+        '(PNMI - chance)/(1 - chance): 0 by chance, 1 for perfect codes', 'higher', in_table=True),
+    pnmi_bigram=Metric('PNMI of pairs',
+        'PNMI of each code together with the code before it, above its own chance level', 'higher'),
+    pnmi_bigram_chance=Metric('  by chance', 'mean PNMI of pairs over five rotations of the phones'),
+    phone_purity=Metric('phone purity',
+        'share of 10 ms whose phone is the most frequent one of their code', 'higher', in_table=True),
+    cluster_purity=Metric('cluster purity',
+        'share of 10 ms whose code is the most frequent one of their phone', 'higher', in_table=True))
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #cbfec47f
+METRICS |= dict(
+    per=Metric('phone error rate',
+        'edits from tokens, read as the most frequent phone of their code, to the phones said, both without repeats, '
+        'over the number of phones said; 1.2 is 120 %', 'lower', in_table=True),
+    boundary_precision=Metric('boundary precision',
+        'hits over changes of the phone that tokens read as; a hit is a gold boundary with a change in its window, '
+        '20 ms to both sides, cut at the midpoint where two overlap', 'higher'),
+    boundary_recall=Metric('boundary recall', 'the same hits over gold boundaries', 'higher'),
+    boundary_f1=Metric('boundary F1', 'harmonic mean of boundary precision and recall', 'higher', in_table=True),
+    boundary_r=Metric('boundary R-value',
+        '1 - (sqrt((1 - recall)^2 + OS^2) + |recall - 1 - OS|/sqrt 2)/2; OS is changes over gold boundaries, minus 1',
+        'higher', in_table=True),
+    aligned_recordings=Metric('recordings with phones', 'recordings with tokens and an alignment'))
+
 # %% ../../nbs/evaluate/48_metrics.ipynb #7128dc1c
 def metric_name(column:str)->str:
     "The metric of a column: `valid_mse` -> `mse`, `usage_2` -> `usage`"

@@ -7,12 +7,12 @@ Docs: https://quantizer-dev.github.io/quantizer/tokens/token_formats.html.md"""
 # %% auto #0
 __all__ = ['TOKEN_FORMATS', 'write_discophon', 'TokenFormat']
 
-# %% ../../nbs/tokens/92_token_formats.ipynb #a35a1aa1
+# %% ../../nbs/tokens/92_token_formats.ipynb #ed900a84
 import json, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, torch
 from fastcore.basics import patch
 from safetensors import safe_open
 from ..core.errors import QuantizerError, escape_path, explain_errors, name_file, nearest_name
@@ -40,10 +40,13 @@ def _parquet_rows(path):
     for row in _table_rows(df.to_dict('records')):
         yield row | dict(codes=list(row['codes'])) if getattr(row['codes'], 'dtype', None) == object else row
 
-# %% ../../nbs/tokens/92_token_formats.ipynb #e1eff490
+# %% ../../nbs/tokens/92_token_formats.ipynb #ce06903a
 def _discophon_rows(path): return _table_rows(read_json_lines(path), 'file', 'units')
 
-def _is_json_lines(path): return path.endswith(('.jsonl','.jsonl.gz'))
+def _ends_in(*suffixes):
+    return lambda path: path.lower().endswith(suffixes)
+
+_is_json_lines = _ends_in('.jsonl', '.jsonl.gz')
 
 def _is_discophon(path):
     return _is_json_lines(path) and 'units' in next(read_json_lines(path), {})
@@ -113,10 +116,10 @@ class TokenFormat:
     matches:Callable # `(path) -> bool`
     rows:Callable # `(path) -> rows`: dicts with `id`, `codes`, and maybe `token_rate` and `codebook_size`
 
-# %% ../../nbs/tokens/92_token_formats.ipynb #a0d4976a
+# %% ../../nbs/tokens/92_token_formats.ipynb #9c73459b
 TOKEN_FORMATS = dict( # in the order in which they are tried
-    safetensors=TokenFormat(lambda path: path.endswith('.safetensors'), _safetensors_rows),
-    parquet=TokenFormat(lambda path: path.endswith('.parquet'), _parquet_rows),
+    safetensors=TokenFormat(_ends_in('.safetensors'), _safetensors_rows),
+    parquet=TokenFormat(_ends_in('.parquet'), _parquet_rows),
     discophon=TokenFormat(_is_discophon, _discophon_rows),
     jsonl=TokenFormat(_is_json_lines, lambda path: _table_rows(read_json_lines(path))),
     text=TokenFormat(lambda path: True, _text_rows))
@@ -196,23 +199,27 @@ def load(cls:Tokens,
         except QuantizerError as e:
             raise QuantizerError(name_file(e, path)) from None
 
-# %% ../../nbs/tokens/92_token_formats.ipynb #c3d3a450
-@patch
-def rows(self:Tokens):
-    "The rows of the table, one by one"
-    sizes = self.codebook_sizes
-    same = dict(token_rate=self.token_rate, codebook_size=sizes[0] if len({*sizes}) == 1 else sizes)
-    for id,codes in self.codes.items():
-        yield dict(id=id, codes=(codes[:,0] if len(sizes) == 1 else codes).tolist()) | same
+# %% ../../nbs/tokens/92_token_formats.ipynb #b95171fb
+def _parquet_table(tokens, same):
+    "The table as Arrow holds it"
+    n,Q = [len(o) for o in tokens.codes.values()],tokens.num_codebooks
+    cells = pa.array(torch.cat([*tokens.codes.values()]).flatten().numpy())
+    if Q > 1: cells = pa.FixedSizeListArray.from_arrays(cells, Q)
+    codes = pa.LargeListArray.from_arrays(np.cumsum([0, *n]), cells)
+    return pa.table(dict(id=[*tokens.codes], codes=codes) | {k:[v]*len(tokens) for k,v in same.items()})
 
+# %% ../../nbs/tokens/92_token_formats.ipynb #fcf105e2
 @patch
 def save(self:Tokens,
     path:str|Path, # File to write, `.parquet` or `.jsonl`
 ):
     "Write the table of tokens"
-    if str(path).endswith('.jsonl'):
-        _write_lines(path, self.rows())
-    elif str(path).endswith('.parquet'):
-        with atomic_path(path) as tmp: pd.DataFrame(self.rows()).to_parquet(tmp)
+    sizes = self.codebook_sizes
+    same = dict(token_rate=self.token_rate, codebook_size=sizes[0] if len({*sizes}) == 1 else sizes)
+    if _ends_in('.jsonl')(str(path)):
+        lists = ((id, (o[:,0] if len(sizes) == 1 else o).tolist()) for id,o in self.codes.items())
+        _write_lines(path, (dict(id=id, codes=o) | same for id,o in lists))
+    elif _ends_in('.parquet')(str(path)):
+        with atomic_path(path) as tmp: pq.write_table(_parquet_table(self, same), tmp)
     else:
         raise QuantizerError(f"{escape_path(path)}: tokens are written as .parquet or .jsonl")
