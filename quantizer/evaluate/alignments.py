@@ -73,7 +73,7 @@ def _sort_segments(df, name):
         f"before the end of another segment at {before[row.name]:g} s: expected segments without overlap")
     return df.reset_index(drop=True)
 
-# %% ../../nbs/evaluate/93_alignments.ipynb #a4d7b473
+# %% ../../nbs/evaluate/93_alignments.ipynb #194fe3dd
 class Alignments:
     "Phones of recordings, with their times"
     def __init__(self,
@@ -93,7 +93,8 @@ class Alignments:
     def __len__(self): return len(self.ids)
     def __contains__(self, id): return id in self._rows
     def __repr__(self):
-        return f'Alignments({self.name}: {len(self):,} recordings, {len(self.table):,} segments, {len(self.phones)} phones)'
+        size = f'{len(self):,} recordings, {len(self.table):,} segments, {len(self.phones)} phones'
+        return f'Alignments({self.name}: {size})'
 
 # %% ../../nbs/evaluate/93_alignments.ipynb #3505be75
 @patch
