@@ -27,7 +27,7 @@ def _merge_silences(labels, silences, name):
     labels = labels.fillna('').astype(str).str.strip()
     return labels.mask(labels.str.lower().isin(silences), name)
 
-# %% ../../nbs/evaluate/93_alignments.ipynb #e71a6a65
+# %% ../../nbs/evaluate/93_alignments.ipynb #0aaae923
 ALIASES = {'path':'id', '#file':'id', 'onset':'start_s', 'offset':'end_s', '#phone':'phone',
     'prev-phone':'prev', 'next-phone':'next'} # Other names of our columns
 TOLERANCE_S = 1e-6 # Times that differ by less are the same
@@ -40,7 +40,11 @@ def _rename(df, needed, name):
         if column not in df:
             raise QuantizerError(f"{name}: there is no column '{column}'{nearest_name(column, df.columns)}; "
                 f"its columns are: {', '.join(map(str, df.columns))}")
-    return df.reset_index(drop=True)
+    if df.columns.has_duplicates:
+        raise QuantizerError(f"{name}: there are two columns '{df.columns[df.columns.duplicated()][0]}'")
+    if not len(df):
+        raise QuantizerError(f"{name}: holds no segments")
+    return df.reset_index(drop=True).astype(dict(id=str))
 
 # %% ../../nbs/evaluate/93_alignments.ipynb #6ec12257
 def _refuse(df, is_wrong, name, explain):
@@ -69,7 +73,7 @@ def _sort_segments(df, name):
         f"before the end of another segment at {before[row.name]:g} s: expected segments without overlap")
     return df.reset_index(drop=True)
 
-# %% ../../nbs/evaluate/93_alignments.ipynb #a4d7b473
+# %% ../../nbs/evaluate/93_alignments.ipynb #194fe3dd
 class Alignments:
     "Phones of recordings, with their times"
     def __init__(self,
@@ -89,7 +93,8 @@ class Alignments:
     def __len__(self): return len(self.ids)
     def __contains__(self, id): return id in self._rows
     def __repr__(self):
-        return f'Alignments({self.name}: {len(self):,} recordings, {len(self.table):,} segments, {len(self.phones)} phones)'
+        size = f'{len(self):,} recordings, {len(self.table):,} segments, {len(self.phones)} phones'
+        return f'Alignments({self.name}: {size})'
 
 # %% ../../nbs/evaluate/93_alignments.ipynb #3505be75
 @patch
@@ -191,19 +196,19 @@ def load(cls:Alignments,
         df = read_table(path, 'a table of segments')
     return cls(df, name, silences)
 
-# %% ../../nbs/evaluate/93_alignments.ipynb #a5f97cf5
+# %% ../../nbs/evaluate/93_alignments.ipynb #a09cd7d2
 def _stems(ids):
-    "File names without folder and audio suffix; `None` where several have the same"
+    "File names without folder and audio suffix; NaN where several have the same"
     def _stem(id):
         name = PurePosixPath(id)
         return name.stem if has_audio_suffix(name.name) else name.name
     stems = pd.Series(ids, index=ids, dtype=object).map(_stem)
-    return stems.mask(stems.duplicated(keep=False), None)
+    return stems.mask(stems.duplicated(keep=False))
 
 def _match(alignments, corpus):
     "Id of the alignment of each recording; NaN without one"
     ids,paths = pd.Series(corpus.ids, dtype=object),corpus.df.path.astype(object)
-    by_stem = {stem:id for id,stem in _stems(alignments.ids).items() if stem}
+    by_stem = {stem:id for id,stem in _stems(alignments.ids).dropna().items()}
     stems = paths.map(_stems(paths.unique())).map(by_stem)
     direct = paths.where(paths.isin(alignments.ids), stems)
     return ids.where(ids.isin(alignments.ids), direct)

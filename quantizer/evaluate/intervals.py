@@ -7,9 +7,9 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/intervals.html.md"""
 # %% auto #0
 __all__ = ['MIN_GROUPS', 'draw_weights', 'Estimate', 'bootstrap', 'ratio', 'combine', 'difference']
 
-# %% ../../nbs/evaluate/92_intervals.ipynb #004126da
+# %% ../../nbs/evaluate/92_intervals.ipynb #50e3ac7e
 import hashlib, math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import numpy as np
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, check_range
@@ -129,7 +129,15 @@ def ratio(
         return weights@sums/total if total else math.nan
     return _estimate(value, names, resamples, seed)
 
-# %% ../../nbs/evaluate/92_intervals.ipynb #dc2d0d70
+# %% ../../nbs/evaluate/92_intervals.ipynb #359ed5e1
+@patch
+def centred(self:Estimate)->Estimate: # The same value; for measures of counts, such as entropy
+    "Draws that are moved so that their mean is the value"
+    has_draws = not np.isnan(self.draws).all()
+    shift = self.value-np.nanmean(self.draws) if has_draws else 0
+    return replace(self, draws=self.draws+shift)
+
+# %% ../../nbs/evaluate/92_intervals.ipynb #715c9054
 def combine(
     f, # Function of numbers, or of arrays, as many as there are `estimates`
     *estimates:Estimate, # Draws of the same groups and seed
@@ -138,8 +146,8 @@ def combine(
     first = estimates[0]
     for other in estimates[1:]:
         if other.drawn_by != first.drawn_by:
-            raise QuantizerError(f"the draws of two estimates, of {first.groups} and {other.groups} groups, do not belong "
-                "together: expected the same recordings or speakers, number of draws and seed")
+            raise QuantizerError(f"the draws of two estimates, of {first.groups} and {other.groups} groups, "
+                "do not belong together: expected the same recordings or speakers, number of draws and seed")
     draws = np.asarray(f(*(o.draws for o in estimates)))
     return Estimate(float(f(*(o.value for o in estimates))), draws, first.groups, first.drawn_by)
 

@@ -110,6 +110,59 @@ METRICS |= dict(
         'the same for languages of two speakers or more, whole speakers held out', 'lower'),
     language_chance=Metric('  by chance', 'the same with shuffled languages'))
 
+# %% ../../nbs/evaluate/48_metrics.ipynb #96e89d68
+METRICS |= dict(
+    pnmi=Metric('PNMI',
+        'mutual information of phone and code over the entropy of phones, counted every 10 ms',
+        'higher', in_table=True),
+    pnmi_chance=Metric('  by chance', 'mean PNMI of five rotations of the phones against the codes', in_table=True),
+    pnmi_corrected=Metric('  above chance',
+        '(PNMI - chance)/(1 - chance): 0 by chance, 1 for perfect codes', 'higher', in_table=True),
+    pnmi_bigram=Metric('PNMI of pairs',
+        'PNMI of each code together with the code before it, above its own chance level', 'higher'),
+    pnmi_bigram_chance=Metric('  by chance', 'mean PNMI of pairs over five rotations of the phones'),
+    phone_purity=Metric('phone purity',
+        'share of 10 ms whose phone is the most frequent one of their code', 'higher', in_table=True),
+    cluster_purity=Metric('cluster purity',
+        'share of 10 ms whose code is the most frequent one of their phone', 'higher', in_table=True))
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #cbfec47f
+METRICS |= dict(
+    per=Metric('phone error rate',
+        'edits from tokens, read as the most frequent phone of their code, to the phones said, both without repeats, '
+        'over the number of phones said; 1.2 is 120 %', 'lower', in_table=True),
+    boundary_precision=Metric('boundary precision',
+        'hits over changes of the phone that tokens read as; a hit is a gold boundary with a change in its window, '
+        '20 ms to both sides, cut at the midpoint where two overlap', 'higher'),
+    boundary_recall=Metric('boundary recall', 'the same hits over gold boundaries', 'higher'),
+    boundary_f1=Metric('boundary F1', 'harmonic mean of boundary precision and recall', 'higher', in_table=True),
+    boundary_r=Metric('boundary R-value',
+        '1 - (sqrt((1 - recall)^2 + OS^2) + |recall - 1 - OS|/sqrt 2)/2; OS is changes over gold boundaries, minus 1',
+        'higher', in_table=True),
+    aligned_recordings=Metric('recordings with phones', 'recordings with tokens and an alignment'))
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #96cf5841
+METRICS |= dict(
+    ued=Metric('unit edit distance',
+        'edits that turn the tokens of recordings into those of the same recordings disturbed, repeats collapsed in '
+        'both, over all disturbances, divided by the collapsed clean tokens', 'lower', '%', in_table=True),
+    ued_unrelated=Metric('  of unrelated speech',
+        'the same between the clean tokens of a recording and those of another one of similar length',
+        None, '%', in_table=True))
+
+_DISTURBED = dict(shift='with half a token cut off at the start', quieter='12 dB quieter', clipped='with the loudest 1 % of '
+    'the samples clipped', slower='at 0.9 times the speed', faster='at 1.1 times the speed', pitch_down='two semitones '
+    'lower', pitch_up='two semitones higher', room_300ms='in a room with 0.3 s of reverberation', room_500ms='in a room '
+    'with 0.5 s of reverberation', telephone='with only 300 to 3,400 Hz', mu_law='through 8-bit μ-law at 8 kHz',
+    opus='through Opus at about 20 kbit/s', mp3='through MP3 at about 30 kbit/s', crushed='with 10 bits a sample',
+    white_25db='in white noise at 25 dB', pink_22db='in pink noise at 22 dB')
+for db in (20,10,5):
+    _DISTURBED[f'white_{db}db'] = f'in white noise at {db} dB'
+    _DISTURBED[f'speech_{db}db'] = f'in noise with the spectrum of the recording at {db} dB'
+
+METRICS |= {f'ued_{name}': Metric(f'  {how}', f'unit edit distance of recordings {how}', 'lower', '%')
+    for name,how in _DISTURBED.items()}
+
 # %% ../../nbs/evaluate/48_metrics.ipynb #7128dc1c
 def metric_name(column:str)->str:
     "The metric of a column: `valid_mse` -> `mse`, `usage_2` -> `usage`"

@@ -7,9 +7,10 @@ Docs: https://quantizer-dev.github.io/quantizer/tokens/token_set.html.md"""
 # %% auto #0
 __all__ = ['MAX_SIZE', 'code_array', 'Tokens', 'path_parts', 'match_ids']
 
-# %% ../../nbs/tokens/91_token_set.ipynb #28ebff88
+# %% ../../nbs/tokens/91_token_set.ipynb #c724ca4f
 import math, re, warnings
 from collections import defaultdict
+from contextlib import suppress
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -240,30 +241,28 @@ def _warn_unmatched(tokens, corpus, pairs):
         warnings.warn(f"{corpus.name}: {len(missing):,} of {len(corpus):,} recordings have no tokens in {tokens.name}; "
             f"the first is '{missing[0]}'")
 
-# %% ../../nbs/tokens/91_token_set.ipynb #7f80453e
+# %% ../../nbs/tokens/91_token_set.ipynb #a66705ca
 def _durations(corpus, ids):
     "Id -> seconds, where they are known"
-    seconds,row = {},{id:i for i,id in enumerate(corpus.ids)}
-    unknown = 100 # files to open at most
-    for id in ids:
-        start,duration = corpus.span(row[id])
-        if duration is None and unknown:
-            unknown -= 1
-            try: duration = probe(corpus.source(row[id])).duration_s-start
-            except QuantizerError: continue
-        if duration: seconds[id] = duration
-    return seconds
+    table = corpus.df[['start_s','duration_s']].assign(id=corpus.ids)
+    table = table[table.id.isin([*ids])]
+    unknown = table.index[table.duration_s.isna()]
+    for i in unknown[:100]:
+        with suppress(QuantizerError):
+            table.loc[i,'duration_s'] = probe(corpus.source(i)).duration_s-table.start_s[i]
+    known = table[table.duration_s > 0]
+    return dict(zip(known.id, known.duration_s))
 
-# %% ../../nbs/tokens/91_token_set.ipynb #a049ffbc
+# %% ../../nbs/tokens/91_token_set.ipynb #387dee73
 def _warn_rate(tokens, seconds):
     "Warn if the tokens of recordings last longer or shorter than the recordings"
-    if not seconds: return
     n,rate = np.array([len(tokens.codes[o]) for o in seconds]),tokens.token_rate
     duration = np.array([*seconds.values()])
     differs = np.abs(n-duration*rate) > np.maximum(2, 0.1*duration*rate)
     if not differs.any(): return
     i = int(differs.argmax())
-    warnings.warn(f"{tokens.name}: tokens of another rate? token_rate is {rate:g} Hz, and the recordings have "
+    reason = 'tokens of another rate' if differs.mean() > 0.5 else 'some of another recording, or cut'
+    warnings.warn(f"{tokens.name}: {reason}? token_rate is {rate:g} Hz, and the recordings have "
         f"{np.median(n/duration):.4g} tokens a second (median); {differs.sum():,} of {len(n):,} differ by more than "
         f"10 %, the first is '{[*seconds][i]}' with {n[i]:,} tokens in {duration[i]:.2f} s")
 
