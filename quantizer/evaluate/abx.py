@@ -16,7 +16,6 @@ from ..core.errors import QuantizerError, nearest_name
 from .alignments import Alignments, items as abx_items
 from .dtw import DISTANCES, item_distances
 from .intervals import Estimate, bootstrap
-from ..tokens.token_set import Tokens
 
 # %% ../../nbs/evaluate/95_abx.ipynb #f580245e
 def _cut(items, lengths, token_rate, drop_last):
@@ -233,17 +232,16 @@ def abx(
 _KINDS = dict(triphone='', phone='_phone') # Kind of items -> ending of the names of its measures
 
 def measure_abx(
-    tokens:Tokens,
-    alignments:Alignments, # With the ids of the tokens
+    frames:dict, # Recording id -> `(T,Q)` codes, or `(T,D)` vectors
+    token_rate:float, # Codes or vectors per second
+    alignments:Alignments, # With the same ids
     speakers, # Speaker of each recording: a mapping of ids
-    vectors:dict|None=None, # Recording id -> `(T,D)`: vectors at the same rate, to measure in place of the codes
-    distance:str='angular', # Of vectors: `angular` or `euclidean`
+    distance:str='identity', # `identity` for codes; `angular` or `euclidean` for vectors
     max_per_group:int|None=10, # Most items of a group of phones
     max_x:int|None=5, # Most X groups for each group A of phones
     **kwargs, # More arguments of `abx`: `drop_last, seed, resamples`
 )->dict: # Measure -> `Estimate` or a count, as in `METRICS`; `left_out`: measure -> reason
-    "ABX errors of tokens, or of vectors; raises `QuantizerError` if there is none"
-    frames,distance = (tokens.codes,'identity') if vectors is None else (vectors,distance)
+    "ABX errors of codes or vectors; raises `QuantizerError` if there is none"
     speakers = {id:speakers[id] for id in frames if id in speakers}
     res,left_out = {},{}
     for kind,ending in _KINDS.items():
@@ -251,9 +249,9 @@ def measure_abx(
         caps = dict(max_per_group=max_per_group, max_x=max_x) if kind == 'phone' else {}
         for mode in _CHOICES['mode']:
             name = f'abx_{mode}{ending}'
-            try: one = abx(found, frames, tokens.token_rate, mode, kind, distance, **caps, **kwargs)
+            try: one = abx(found, frames, token_rate, mode, kind, distance, **caps, **kwargs)
             except QuantizerError as e: left_out[name] = str(e)
             else: res |= {name:one.estimate, f'abx_cells_{mode}{ending}':len(one.cells), f'abx_items{ending}':one.items}
     if not res:
-        raise QuantizerError(f"{tokens.name}: {next(iter(left_out.values()))}")
+        raise QuantizerError(next(iter(left_out.values())))
     return res | dict(left_out=left_out)

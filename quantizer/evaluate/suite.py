@@ -9,7 +9,7 @@ __all__ = ['FAMILIES', 'NO_TOKENS', 'NO_TOKENIZER', 'NO_ALIGNMENTS', 'MAX_CENTRE
            'default_families', 'StoreFrames', 'encode_store', 'baseline_sizes', 'Plan', 'Result', 'measure_family',
            'Evaluation', 'evaluate_systems', 'evaluate_tokens']
 
-# %% ../../nbs/evaluate/87_suite.ipynb #1d1e93ce
+# %% ../../nbs/evaluate/87_suite.ipynb #428e8762
 import json, math, tempfile, time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -25,11 +25,12 @@ from ..core.tensors import fingerprint
 from ..data.corpus import Corpus
 from ..data.extract import build_store
 from ..data.store import FeatureStore
-from .abx import abx
-from .alignments import Alignments, items
+from .abx import measure_abx
+from .alignments import Alignments
 from .baselines import kmeans_model, reference_features
 from .coding import measure_coding, random_codes
 from .intervals import Estimate, difference
+from .leakage import feature_leakage, measure_leakage
 from .metrics import METRICS
 from .phonetic import measure_phonetic
 from .robustness import measure_robustness
@@ -83,24 +84,26 @@ def _measure_phonetic(system, material):
     _need(material.alignments, NO_ALIGNMENTS)
     return measure_phonetic(system.tokens, material.alignments)
 
-# %% ../../nbs/evaluate/87_suite.ipynb #5be74fe6
+# %% ../../nbs/evaluate/87_suite.ipynb #052c5459
 def _speakers(corpus):
     return dict(zip(corpus.ids, corpus.df.speaker))
 
 @FAMILIES.register('abx')
 def _measure_abx(system, material):
     _need(material.alignments, NO_ALIGNMENTS)
-    segments = items(material.alignments, _speakers(material.corpus))
-    frames,rate,distance = system.frames,system.frame_rate,'angular'
-    if system.tokens is not None:
-        frames,rate,distance = system.tokens.codes,system.tokens.token_rate,'identity'
-    res = {}
-    for mode in ('within','across'):
-        try: res[f'abx_{mode}'] = abx(segments, frames, rate, mode, distance=distance).estimate
-        except QuantizerError as e: res.setdefault('left_out', {})[f'abx_{mode}'] = str(e)
-    return res
+    given = material.alignments,_speakers(material.corpus)
+    if system.tokens is None:
+        return measure_abx(system.frames, system.frame_rate, *given, distance='angular')
+    return measure_abx(system.tokens.codes, system.tokens.token_rate, *given)
 
-# %% ../../nbs/evaluate/87_suite.ipynb #8fbf27bd
+# %% ../../nbs/evaluate/87_suite.ipynb #755c1059
+@FAMILIES.register('leakage')
+def _measure_leakage(system, material):
+    about = material.corpus.df.assign(id=material.corpus.ids)
+    if system.tokens is None:
+        return feature_leakage(system.frames, system.frame_rate, about)
+    return measure_leakage(system.tokens, about)
+
 @FAMILIES.register('signal')
 def _measure_signal(system, material):
     _need(system.tokenizer, NO_TOKENS if system.tokens is None else NO_TOKENIZER)
