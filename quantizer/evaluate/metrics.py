@@ -163,7 +163,7 @@ for db in (20,10,5):
 METRICS |= {f'ued_{name}': Metric(f'  {how}', f'unit edit distance of recordings {how}', 'lower', '%')
     for name,how in _DISTURBED.items()}
 
-# %% ../../nbs/evaluate/48_metrics.ipynb #88538912
+# %% ../../nbs/evaluate/48_metrics.ipynb #f2658236
 METRICS |= dict(
     abx_within=Metric('ABX within speakers',
         'share of triples A, B, X of one speaker in which X is farther from A, the same triphone, than from B, which '
