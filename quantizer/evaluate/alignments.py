@@ -266,7 +266,7 @@ def _words(table):
     words = table.groupby(is_new.cumsum()).agg(dict(id='first', start_s='first', end_s='last', word='first'))
     return words.rename(columns=dict(word='phone')).replace(dict(phone={'':SIL}))
 
-# %% ../../nbs/evaluate/93_alignments.ipynb #8938d4c4
+# %% ../../nbs/evaluate/93_alignments.ipynb #087cde9d
 def items(
     alignments:Alignments,
     speakers, # Speaker of each recording: a mapping of ids; recordings that are not in it are left out
@@ -278,9 +278,10 @@ def items(
     table = _words(alignments.table) if kind == 'word' else alignments.table
     table = table.assign(prev='', next='', speaker=table.id.map(speakers))
     if kind == 'triphone':
-        joined = _joined(table)
-        table['prev'] = table.phone.shift().where(joined, SIL)
-        table['next'] = table.phone.shift(-1).where(joined.shift(-1, fill_value=False), SIL)
+        joined,before,after = _joined(table),table.shift(),table.shift(-1)
+        table['prev'] = before.phone.where(joined, SIL)
+        table['next'] = after.phone.where(joined.shift(-1, fill_value=False), SIL)
+        table['start_s'],table['end_s'] = before.start_s,after.end_s
     is_sound = (table[['phone','prev','next']] != SIL).all(axis=1)
     return table[is_sound & table.speaker.notna()][ITEM_COLUMNS].reset_index(drop=True)
 

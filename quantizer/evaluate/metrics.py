@@ -163,6 +163,24 @@ for db in (20,10,5):
 METRICS |= {f'ued_{name}': Metric(f'  {how}', f'unit edit distance of recordings {how}', 'lower', '%')
     for name,how in _DISTURBED.items()}
 
+# %% ../../nbs/evaluate/48_metrics.ipynb #f2658236
+METRICS |= dict(
+    abx_within=Metric('ABX within speakers',
+        'share of triples A, B, X of one speaker in which X is farther from A, the same triphone, than from B, which '
+        'differs in the middle; ties are half; mean of neighbours, then of speakers, then of pairs of phones',
+        'lower', in_table=True),
+    abx_across=Metric('ABX across speakers', 'the same with A and B of one speaker, and X of another', 'lower', in_table=True),
+    abx_within_phone=Metric('ABX of phones within speakers',
+        'the same for single phones with any neighbours, at most 10 of each by a speaker', 'lower'),
+    abx_across_phone=Metric('ABX of phones across speakers',
+        'the same for single phones with any neighbours, at most 10 of each by a speaker, X of at most 5 speakers', 'lower'),
+    abx_items=Metric('triphones', 'triphones with tokens; those without anything to compare with count, too'),
+    abx_items_phone=Metric('phones', 'phones with tokens, at most 10 of each by a speaker'),
+    abx_cells_within=Metric('triphone cells within speakers', 'pairs of triphones, each by one speaker, in ABX within speakers'),
+    abx_cells_across=Metric('triphone cells across speakers', 'the same in ABX across speakers, for each speaker of X'),
+    abx_cells_within_phone=Metric('phone cells within speakers', 'pairs of phones, each by one speaker'),
+    abx_cells_across_phone=Metric('phone cells across speakers', 'the same, for each speaker of X'))
+
 # %% ../../nbs/evaluate/48_metrics.ipynb #7128dc1c
 def metric_name(column:str)->str:
     "The metric of a column: `valid_mse` -> `mse`, `usage_2` -> `usage`"
