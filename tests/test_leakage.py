@@ -2,7 +2,7 @@
 import numpy as np, pandas as pd, pytest
 from quantizer.core.errors import QuantizerError
 from quantizer.evaluate.intervals import difference
-from quantizer.evaluate.leakage import feature_leakage, histograms, measure_leakage, probe, shuffle_labels
+from quantizer.evaluate.leakage import feature_leakage, histograms, linear_probe, measure_leakage, shuffle_labels
 from quantizer.tokens.token_set import Tokens
 
 NAMES = {f'{label}_{kind}' for label in ('speaker','gender','language') for kind in ('probe','chance')}
@@ -139,7 +139,7 @@ def test_unbalanced_classes():
     groups = np.repeat(np.arange(20), 3)
     labels = np.where(groups < 18, 'M', 'F')
     X = np.ones((60,2))
-    assert probe(X, labels, groups).value == pytest.approx(0.5)
+    assert linear_probe(X, labels, groups).value == pytest.approx(0.5)
 
 def test_shuffling_keeps_the_labels_of_each_half():
     about = pd.DataFrame([dict(label=s, speaker=s, half=h) for s in 'abcdef' for h in (0,1) for _ in range(3)])

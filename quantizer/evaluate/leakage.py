@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/leakage.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_PIECES', 'MAX_CLASSES', 'MAX_CODES', 'SHUFFLES', 'LABELS', 'cut_pieces', 'histograms', 'moments',
-           'balanced_weights', 'probe', 'shuffle_labels', 'probe_chance', 'measure_leakage', 'feature_leakage']
+           'balanced_weights', 'linear_probe', 'shuffle_labels', 'probe_chance', 'measure_leakage', 'feature_leakage']
 
 # %% ../../nbs/evaluate/96_leakage.ipynb #a4386209
 from dataclasses import replace
@@ -115,8 +115,8 @@ def _predict(X, labels, weights, train, test):
     fitted = LogisticRegression(C=3, max_iter=1000).fit(X[train], labels[train], weights[train])
     return fitted.predict(X[test])
 
-# %% ../../nbs/evaluate/96_leakage.ipynb #f41b366d
-def probe(
+# %% ../../nbs/evaluate/96_leakage.ipynb #7ead1b75
+def linear_probe(
     X, # `(N,D)` array or sparse matrix, one row for each piece
     labels, # `(N,)` what to find
     groups, # `(N,)` pieces of a group are held out together; a class needs two
@@ -147,7 +147,7 @@ def shuffle_labels(
     speakers['shuffled'] = speakers.groupby('half').label.transform(rng.permutation)
     return names.merge(speakers, how='left').shuffled.to_numpy()
 
-# %% ../../nbs/evaluate/96_leakage.ipynb #39e18212
+# %% ../../nbs/evaluate/96_leakage.ipynb #8d9bffad
 SHUFFLES = 5
 
 def probe_chance(
@@ -155,10 +155,10 @@ def probe_chance(
     names:pd.DataFrame, # `label, speaker, half, group` of each piece
     resamples:int=1000, # Draws of the bootstrap
     seed:int=0, # Seed of the draws, of the parts and of the shuffling
-)->Estimate: # With the draws of `probe` on the true labels
+)->Estimate: # With the draws of `linear_probe` on the true labels
     "Mean accuracy of probes of shuffled labels"
     labels = [shuffle_labels(names, seed+i) for i in range(SHUFFLES)]
-    probes = [probe(X, o, names.group, names.speaker, resamples, seed) for o in labels]
+    probes = [linear_probe(X, o, names.group, names.speaker, resamples, seed) for o in labels]
     value,draws = (np.mean([getattr(o, k) for o in probes], 0) for k in ('value','draws'))
     return replace(probes[0], value=float(value), draws=draws)
 
@@ -187,7 +187,7 @@ def _label_pieces(label, table, arrays, rate, seconds, seed):
     keep = _usable(names, seed, 'halves' if is_speaker else 'speakers')
     return [o for o,is_kept in zip(pieces, keep) if is_kept],names[keep]
 
-# %% ../../nbs/evaluate/96_leakage.ipynb #3cec67cb
+# %% ../../nbs/evaluate/96_leakage.ipynb #bf7e9b4a
 def _leakage(arrays, rate, describe, about, seconds, resamples, seed):
     "Probes of all labels; `describe` turns pieces into rows of numbers"
     table,left_out,counts,res = _clean_table(about, arrays),{},{},{}
@@ -197,7 +197,7 @@ def _leakage(arrays, rate, describe, about, seconds, resamples, seed):
             left_out |= dict.fromkeys((f'{label}_probe',f'{label}_chance'), str(e))
             continue
         X = describe(pieces)
-        res[f'{label}_probe'] = probe(X, names.label, names.group, names.speaker, resamples, seed)
+        res[f'{label}_probe'] = linear_probe(X, names.label, names.group, names.speaker, resamples, seed)
         res[f'{label}_chance'] = probe_chance(X, names, resamples, seed)
         counts[label] = dict(classes=names.label.nunique(), speakers=names.speaker.nunique(), pieces=len(names))
     return res | dict(counts=counts, left_out=left_out)
