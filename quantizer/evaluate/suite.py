@@ -123,11 +123,11 @@ class StoreFrames(Mapping):
     ):
         self.store = store
         self.mean,self.std = store.mean_std(items)
-        self.items = dict(zip(store.index.id[items], items.tolist()))
-    def __len__(self): return len(self.items)
-    def __iter__(self): return iter(self.items)
+        self.row_of = dict(zip(store.index.id[items], items.tolist()))
+    def __len__(self): return len(self.row_of)
+    def __iter__(self): return iter(self.row_of)
     def __getitem__(self, id):
-        return (self.store.read(self.items[id])-self.mean)/self.std
+        return (self.store.read(self.row_of[id])-self.mean)/self.std
 
 # %% ../../nbs/evaluate/87_suite.ipynb #3143fc1b
 @torch.no_grad()
