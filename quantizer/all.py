@@ -58,6 +58,7 @@ from .evaluate.alignments import Alignments
 from .evaluate.metrics import METRICS
 from .evaluate.baselines import kmeans_model
 from .evaluate.measure import evaluate, kmeans_baseline
+from .evaluate.perturbations import PERTURBATIONS
 from .evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 
 # %% ../nbs/90_all.ipynb #fd58db30

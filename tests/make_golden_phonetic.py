@@ -14,9 +14,9 @@ FOLDER = ROOT/'golden_phonetic'
 SAMPLE = ROOT.parent/'quantizer'/'sample'
 
 
-def gold_phones():
-    "Id of a recording -> its phone every 10 ms; all times of the sample are multiples of 10 ms"
-    with open(SAMPLE/'alignments.tsv') as f:
+def gold_phones(folder=SAMPLE):
+    "Id of a recording -> its phone every 10 ms; all times are multiples of 10 ms"
+    with open(Path(folder)/'alignments.tsv') as f:
         rows = list(csv.DictReader(f, delimiter='\t', quoting=csv.QUOTE_NONE))
     res = {}
     for path,segments in groupby(rows, lambda o: o['path']):

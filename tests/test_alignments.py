@@ -28,7 +28,10 @@ def test_encodings(tmp_path, encoding, line):
     assert rows(Alignments.load(tmp_path)) == [[0, 0.1, 'SIL', ''], [0.1, 0.18, 'ɡ', 'go'], [0.18, 0.3, 'ə"ʊ', 'go'],
         [0.3, 0.35, 'SIL', '']]
 
-@pytest.mark.parametrize('phones,words', [('"Phones"', '"WORD"'), ('"ann - phones"', '"ann - words"'), ('"phone"', '"words "')])
+@pytest.mark.parametrize('phones,words', [
+    ('"Phones"', '"WORD"'),
+    ('"ann - phones"', '"ann - words"'),
+    ('"phone"', '"words "')])
 def test_names_of_tiers(tmp_path, phones, words):
     path = tmp_path/'a b.go.textgrid'
     path.write_text(textgrid(phones, words=words))
@@ -58,15 +61,16 @@ def test_wrong_textgrids(tmp_path, change, message):
 
 def test_latin1(tmp_path):
     (tmp_path/'go.TextGrid').write_bytes(textgrid(labels=('sil', 'é', 'OW', '')).encode('latin-1'))
-    with pytest.raises(QuantizerError, match="go.TextGrid: not a TextGrid that can be read .*utf-8"): Alignments.load(tmp_path)
+    with pytest.raises(QuantizerError, match="go.TextGrid: not a TextGrid that can be read .*utf-8"):
+        Alignments.load(tmp_path)
 
 def test_mutations(tmp_path):
     "Whatever is damaged, the error is for the user"
     rng, data, path = random.Random(0), textgrid().encode(), tmp_path/'go.TextGrid'
     for _ in range(200):
         i, j = sorted(rng.sample(range(len(data)), 2))
-        damaged = data[:i] + rng.choice([b'', b'"', b' 7 ', b'\xff', data[i:j]*2, b'nan']) + data[rng.choice([i, j, i+1]):]
-        path.write_bytes(damaged)
+        inserted = rng.choice([b'', b'"', b' 7 ', b'\xff', data[i:j]*2, b'nan'])
+        path.write_bytes(data[:i] + inserted + data[rng.choice([i, j, i+1]):])
         try: Alignments.load(path)
         except QuantizerError as e: assert '\n' not in str(e)
 
@@ -82,7 +86,8 @@ def test_missing_files(tmp_path):
     ('path\tstart_s\tend_s\tphone\na\t0\t1\tA\na\t1\t\tB\n', r"row 2 \(a\): end_s is '': expected seconds"),
     ('path\tstart_s\tend_s\tphone\na\t0\t1\tA\na\t1\tinf\tB\n', r"row 2 \(a\): end_s is 'inf'"),
     ('path\tstart_s\tend_s\tphone\na\t-1\t1\tA\n', r"row 1 \(a\): start_s is -1: expected 0 or more"),
-    ('path\tstart_s\tend_s\tphone\na\t3\t4\tA\nb\t0\t1\tA\na\t0\t9\tB\n', r"row 1 \(a\): it starts at 3 s, before the end .* 9 s")])
+    ('path\tstart_s\tend_s\tphone\na\t3\t4\tA\nb\t0\t1\tA\na\t0\t9\tB\n',
+        r"row 1 \(a\): it starts at 3 s, before the end .* 9 s")])
 def test_wrong_tables(tmp_path, text, message):
     path = tmp_path/'a.tsv'
     path.write_text(text)
@@ -107,7 +112,8 @@ def test_rates(rate):
     ends = np.cumsum(rng.integers(3, 30, 40)).astype(float)/100
     starts = np.r_[0, ends[:-1]]
     has_segment = rng.random(40) < 0.8
-    a = Alignments(pd.DataFrame(dict(id='x', start_s=starts, end_s=ends, phone=rng.permutation(40).astype(str)))[has_segment])
+    df = pd.DataFrame(dict(id='x', start_s=starts, end_s=ends, phone=rng.permutation(40).astype(str)))
+    a = Alignments(df[has_segment])
     found = a.frame_phones('x', 400, rate)
     for i, phone in enumerate(found):
         centre = (i+0.5)/rate
@@ -117,7 +123,8 @@ def test_rates(rate):
 def test_matching():
     "Ids first, then paths, then file names that both sides have once"
     def corpus(*paths, **columns): return Corpus(pd.DataFrame(dict(path=paths, **columns)))
-    def aligned(*ids): return Alignments(pd.DataFrame(dict(id=ids, start_s=0, end_s=[i+1 for i in range(len(ids))], phone='A')))
+    def aligned(*ids):
+        return Alignments(pd.DataFrame(dict(id=ids, start_s=0, end_s=np.arange(len(ids))+1, phone='A')))
     def match(a, c):
         found = a.for_corpus(c)
         return {id: found.segments(id).end_s.item() for id in found.ids}, found.missing
@@ -126,13 +133,15 @@ def test_matching():
     assert match(aligned('1', '2'), corpus('a/1.wav', 'b/1.wav', 'b/2.wav')) == ({'b/2.wav': 2}, ['a/1.wav', 'b/1.wav'])
     assert match(aligned('1', 'a/1.wav'), corpus('a/1.wav', 'b/1.wav')) == ({'a/1.wav': 2}, ['b/1.wav'])
     spans = corpus('f.wav', 'f.wav', start_s=[0.5, 2], duration_s=[1, 1])
-    assert match(aligned('f.wav', 'f.wav#2.0'), spans) == ({'f.wav#0.5': 0.5, 'f.wav#2.0': 1}, []) # the id wins: no shift, cut at 1 s
+    # an alignment of the span itself wins: it is not shifted, but cut at 1 s
+    assert match(aligned('f.wav', 'f.wav#2.0'), spans) == ({'f.wav#0.5': 0.5, 'f.wav#2.0': 1}, [])
     assert match(aligned('f'), spans) == ({'f.wav#0.5': 0.5}, ['f.wav#2.0'])
 
 def test_wrong_items(tmp_path):
     path = tmp_path/'a.item'
     path.write_text('#file onset offset #phone prev-phone next-phone\nx 0 1 A B C\n')
-    with pytest.raises(QuantizerError, match=r"a.item: there is no column 'speaker'; its columns are: id, start_s"): read_items(path)
+    with pytest.raises(QuantizerError, match="a.item: there is no column 'speaker'; its columns are: id, start_s"):
+        read_items(path)
     path.write_text('#file onset offset #phone prev-phone next-phone speaker\nx 0 1 A B C s 9\n')
     with pytest.raises(QuantizerError, match="a.item: its rows have more values than columns"): read_items(path)
     path.write_text('#file onset offset #phone prev-phone next-phone speaker\nx 2 1 A B C s\n')

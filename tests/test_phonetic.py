@@ -125,7 +125,7 @@ def kmeans_codes(feats, K):
 @pytest.mark.skipif('QUANTIZER_DATA' not in os.environ, reason='set QUANTIZER_DATA to a folder with more speech data')
 @pytest.mark.parametrize('name,rate,expected,tolerance', [('mfcc',100,0.37,0.05), ('whisper',50,0.56,0.06)])
 def test_read_speech(name, rate, expected, tolerance):
-    "K-means with 100 codes on English read speech has the PNMI that was measured by other means"
+    "K-means with 100 codes on English read speech has the PNMI that was measured by other means; MFCC only just"
     data = Path(os.environ['QUANTIZER_DATA'])
     corpus = Corpus.load(data/'data/dev/manifest.tsv', dict(label='text'))
     corpus = corpus.select(corpus.df.path.str.startswith('librispeech/').to_numpy())
@@ -136,7 +136,7 @@ def test_read_speech(name, rate, expected, tolerance):
         if recording.id not in spoken: continue
         wav = recording.audio()[None]
         with torch.no_grad(): x = extractor(wav, torch.tensor([wav.shape[1]]))[0][0]
-        feats[recording.id] = (x-x.mean(0))/x.std(0) if name == 'mfcc' else x # cepstra are normalised by recording; else PNMI is 0.32
+        feats[recording.id] = (x-x.mean(0))/x.std(0) if name == 'mfcc' else x # 0.327; normalised over all recordings it is 0.317
     measures = measure_phonetic(Tokens(kmeans_codes(feats, 100), rate, 100), spoken)
     assert measures['pnmi'].value == pytest.approx(expected, abs=tolerance)
     assert measures['pnmi_chance'].value < 0.02

@@ -73,7 +73,7 @@ def _sort_segments(df, name):
         f"before the end of another segment at {before[row.name]:g} s: expected segments without overlap")
     return df.reset_index(drop=True)
 
-# %% ../../nbs/evaluate/93_alignments.ipynb #a4d7b473
+# %% ../../nbs/evaluate/93_alignments.ipynb #194fe3dd
 class Alignments:
     "Phones of recordings, with their times"
     def __init__(self,
@@ -93,7 +93,8 @@ class Alignments:
     def __len__(self): return len(self.ids)
     def __contains__(self, id): return id in self._rows
     def __repr__(self):
-        return f'Alignments({self.name}: {len(self):,} recordings, {len(self.table):,} segments, {len(self.phones)} phones)'
+        size = f'{len(self):,} recordings, {len(self.table):,} segments, {len(self.phones)} phones'
+        return f'Alignments({self.name}: {size})'
 
 # %% ../../nbs/evaluate/93_alignments.ipynb #3505be75
 @patch
@@ -265,7 +266,7 @@ def _words(table):
     words = table.groupby(is_new.cumsum()).agg(dict(id='first', start_s='first', end_s='last', word='first'))
     return words.rename(columns=dict(word='phone')).replace(dict(phone={'':SIL}))
 
-# %% ../../nbs/evaluate/93_alignments.ipynb #8938d4c4
+# %% ../../nbs/evaluate/93_alignments.ipynb #087cde9d
 def items(
     alignments:Alignments,
     speakers, # Speaker of each recording: a mapping of ids; recordings that are not in it are left out
@@ -277,9 +278,10 @@ def items(
     table = _words(alignments.table) if kind == 'word' else alignments.table
     table = table.assign(prev='', next='', speaker=table.id.map(speakers))
     if kind == 'triphone':
-        joined = _joined(table)
-        table['prev'] = table.phone.shift().where(joined, SIL)
-        table['next'] = table.phone.shift(-1).where(joined.shift(-1, fill_value=False), SIL)
+        joined,before,after = _joined(table),table.shift(),table.shift(-1)
+        table['prev'] = before.phone.where(joined, SIL)
+        table['next'] = after.phone.where(joined.shift(-1, fill_value=False), SIL)
+        table['start_s'],table['end_s'] = before.start_s,after.end_s
     is_sound = (table[['phone','prev','next']] != SIL).all(axis=1)
     return table[is_sound & table.speaker.notna()][ITEM_COLUMNS].reset_index(drop=True)
 

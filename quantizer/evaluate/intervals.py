@@ -137,7 +137,7 @@ def centred(self:Estimate)->Estimate: # The same value; for measures of counts, 
     shift = self.value-np.nanmean(self.draws) if has_draws else 0
     return replace(self, draws=self.draws+shift)
 
-# %% ../../nbs/evaluate/92_intervals.ipynb #dc2d0d70
+# %% ../../nbs/evaluate/92_intervals.ipynb #715c9054
 def combine(
     f, # Function of numbers, or of arrays, as many as there are `estimates`
     *estimates:Estimate, # Draws of the same groups and seed
@@ -146,8 +146,8 @@ def combine(
     first = estimates[0]
     for other in estimates[1:]:
         if other.drawn_by != first.drawn_by:
-            raise QuantizerError(f"the draws of two estimates, of {first.groups} and {other.groups} groups, do not belong "
-                "together: expected the same recordings or speakers, number of draws and seed")
+            raise QuantizerError(f"the draws of two estimates, of {first.groups} and {other.groups} groups, "
+                "do not belong together: expected the same recordings or speakers, number of draws and seed")
     draws = np.asarray(f(*(o.draws for o in estimates)))
     return Estimate(float(f(*(o.value for o in estimates))), draws, first.groups, first.drawn_by)
 

@@ -141,6 +141,46 @@ METRICS |= dict(
         'higher', in_table=True),
     aligned_recordings=Metric('recordings with phones', 'recordings with tokens and an alignment'))
 
+# %% ../../nbs/evaluate/48_metrics.ipynb #96cf5841
+METRICS |= dict(
+    ued=Metric('unit edit distance',
+        'edits that turn the tokens of recordings into those of the same recordings disturbed, repeats collapsed in '
+        'both, over all disturbances, divided by the collapsed clean tokens', 'lower', '%', in_table=True),
+    ued_unrelated=Metric('  of unrelated speech',
+        'the same between the clean tokens of a recording and those of another one of similar length',
+        None, '%', in_table=True))
+
+_DISTURBED = dict(shift='with half a token cut off at the start', quieter='12 dB quieter', clipped='with the loudest 1 % of '
+    'the samples clipped', slower='at 0.9 times the speed', faster='at 1.1 times the speed', pitch_down='two semitones '
+    'lower', pitch_up='two semitones higher', room_300ms='in a room with 0.3 s of reverberation', room_500ms='in a room '
+    'with 0.5 s of reverberation', telephone='with only 300 to 3,400 Hz', mu_law='through 8-bit μ-law at 8 kHz',
+    opus='through Opus at about 20 kbit/s', mp3='through MP3 at about 30 kbit/s', crushed='with 10 bits a sample',
+    white_25db='in white noise at 25 dB', pink_22db='in pink noise at 22 dB')
+for db in (20,10,5):
+    _DISTURBED[f'white_{db}db'] = f'in white noise at {db} dB'
+    _DISTURBED[f'speech_{db}db'] = f'in noise with the spectrum of the recording at {db} dB'
+
+METRICS |= {f'ued_{name}': Metric(f'  {how}', f'unit edit distance of recordings {how}', 'lower', '%')
+    for name,how in _DISTURBED.items()}
+
+# %% ../../nbs/evaluate/48_metrics.ipynb #f2658236
+METRICS |= dict(
+    abx_within=Metric('ABX within speakers',
+        'share of triples A, B, X of one speaker in which X is farther from A, the same triphone, than from B, which '
+        'differs in the middle; ties are half; mean of neighbours, then of speakers, then of pairs of phones',
+        'lower', in_table=True),
+    abx_across=Metric('ABX across speakers', 'the same with A and B of one speaker, and X of another', 'lower', in_table=True),
+    abx_within_phone=Metric('ABX of phones within speakers',
+        'the same for single phones with any neighbours, at most 10 of each by a speaker', 'lower'),
+    abx_across_phone=Metric('ABX of phones across speakers',
+        'the same for single phones with any neighbours, at most 10 of each by a speaker, X of at most 5 speakers', 'lower'),
+    abx_items=Metric('triphones', 'triphones with tokens; those without anything to compare with count, too'),
+    abx_items_phone=Metric('phones', 'phones with tokens, at most 10 of each by a speaker'),
+    abx_cells_within=Metric('triphone cells within speakers', 'pairs of triphones, each by one speaker, in ABX within speakers'),
+    abx_cells_across=Metric('triphone cells across speakers', 'the same in ABX across speakers, for each speaker of X'),
+    abx_cells_within_phone=Metric('phone cells within speakers', 'pairs of phones, each by one speaker'),
+    abx_cells_across_phone=Metric('phone cells across speakers', 'the same, for each speaker of X'))
+
 # %% ../../nbs/evaluate/48_metrics.ipynb #7128dc1c
 def metric_name(column:str)->str:
     "The metric of a column: `valid_mse` -> `mse`, `usage_2` -> `usage`"

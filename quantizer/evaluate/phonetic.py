@@ -8,8 +8,8 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/phonetic.html.md"""
 __all__ = ['ROTATIONS', 'purity', 'majority', 'renumber', 'information', 'pnmi', 'chance_pnmi', 'above_chance', 'bigrams',
            'read_phones', 'AlignedTokens', 'measure_phonetic', 'word_purity']
 
-# %% ../../nbs/evaluate/51_phonetic.ipynb #8e595aa5
-import math, numpy as np, pandas as pd
+# %% ../../nbs/evaluate/51_phonetic.ipynb #74dfd7b6
+import math, numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from ..core.errors import QuantizerError
 from .alignments import Alignments
@@ -114,13 +114,15 @@ def read_phones(
     is_known = (phone >= 0) & (token < num_tokens)
     return token[is_known], phone[is_known]
 
-# %% ../../nbs/evaluate/51_phonetic.ipynb #20e387a2
+# %% ../../nbs/evaluate/51_phonetic.ipynb #681155c4
 class AlignedTokens:
     "Tokens of the recordings with an alignment, one after another, and the phone of each 10 ms"
     def __init__(self, tokens:Tokens, alignments:Alignments):
         table = alignments.table[alignments.table.end_s > alignments.table.start_s]
         table = table.assign(phone=pd.Categorical(table.phone, alignments.phones).codes)
-        self.segments = dict(iter(table.groupby('id')))
+        ids,first = np.unique(table.id.to_numpy(object), return_index=True)
+        columns = (np.split(table[k].to_numpy(), first[1:]) for k in ('start_s','end_s','phone'))
+        self.segments = dict(zip(ids, zip(*columns)))
         shared = sorted(tokens.codes.keys() & self.segments.keys())
         read = {id:read_phones(len(tokens.codes[id]), tokens.token_rate, alignments, id) for id in shared}
         self.ids = [id for id,(token,_) in read.items() if len(token)]
@@ -129,7 +131,7 @@ class AlignedTokens:
                 f"in {alignments.name}: the first is '{next(iter(tokens.codes))}' here and "
                 f"'{next(iter(self.segments), None)}' there; expected the same ids")
         self.token_rate,self.lengths = tokens.token_rate,[len(tokens.codes[id]) for id in self.ids]
-        self.codes = np.concatenate([tokens.codes[id].numpy() for id in self.ids]) # `(N,Q)`
+        self.codes = torch.cat([tokens.codes[id] for id in self.ids]).numpy() # `(N,Q)`
         self.recording = np.repeat(np.arange(len(self.ids)), self.lengths) # of each token
         first = np.cumsum([0]+self.lengths[:-1])
         self.token = np.concatenate([read[id][0]+i for id,i in zip(self.ids, first)]) # of each 10 ms
@@ -182,14 +184,12 @@ def read(self:AlignedTokens, units:np.ndarray)->list:
     follows = np.roll(has_phone, 1) & (self.recording == np.roll(self.recording, 1))
     return np.split(np.where(has_phone | follows, read, -1), np.cumsum(self.lengths)[:-1])
 
-# %% ../../nbs/evaluate/51_phonetic.ipynb #5e4674a9
+# %% ../../nbs/evaluate/51_phonetic.ipynb #496e6061
 @patch
 def phone_errors(self:AlignedTokens, units:np.ndarray, **kwargs)->dict:
     "Phone error rate, and precision, recall, F1 and R-value of boundaries"
-    def count(id, read):
-        columns = (self.segments[id][k].to_numpy() for k in ('start_s','end_s','phone'))
-        return count_phone_errors(read, self.token_rate, *columns)
-    c = pd.DataFrame([*map(count, self.ids, self.read(units))])
+    read = zip(self.ids, self.read(units))
+    c = pd.DataFrame([count_phone_errors(phones, self.token_rate, *self.segments[id]) for id,phones in read])
     def share(sums, totals): return ratio(sums, totals, self.ids, **kwargs)
     recall = share(c.hits, c.gold)
     return dict(
