@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-WHISPER = ['models/bottleneck.py', 'models/whisperspeech.py', *(f'whisper/{o}.py' for o in ('text_losses', 'teacher', 'targets', 'objective', 'scorer', 'wer', 'published')), 'train/phases.py', 'evaluate/words.py'] # what Whisper's objective adds
+WHISPER = ['models/bottleneck.py', 'models/whisperspeech.py', *(f'whisper/{o}.py' for o in ('text_losses', 'teacher', 'decoding', 'targets', 'objective', 'scorer', 'wer', 'published')), 'train/phases.py', 'evaluate/words.py'] # what Whisper's objective adds
 ROOTS = ['wh_transcribe', 'vq_stoks', 'train_multi', 'extract_stoks'] # the peer's commands: transcripts, the model and its data, training, tokens of a corpus
 IDLE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 

@@ -195,7 +195,7 @@ def build(cls:TextObjective, weights, options, model, extractor, store):
     silence = teacher.silence_states(extractor, wavs).to(model.mean.device)
     return cls(weights, model, teacher, silence, options['temperature'])
 
-# %% ../../nbs/whisper/74_objective.ipynb #8f68aa5a
+# %% ../../nbs/whisper/74_objective.ipynb #69eca5bf
 @patch(cls_method=True)
 def measure(cls:TextObjective, tokenizers, corpus):
     "What Whisper reads from each tokenizer's tokens, and without tokens"
@@ -203,7 +203,7 @@ def measure(cls:TextObjective, tokenizers, corpus):
     if not has_text.any():
         return {},None # trained on texts that Whisper made
     corpus = corpus.select(has_text)
-    read = {name:measure_text(tokenizer, corpus) for name,tokenizer in tokenizers.items()}
+    read = {name:measure_text(tokenizer, corpus, decoding=None) for name,tokenizer in tokenizers.items()}
     own = next(iter(read.values()))
     rates = {name:o.rates for name,o in read.items()} | dict(Whisper=own.whisper)
     return {name:table_values(o) for name,o in rates.items()}, own.texts

@@ -7,9 +7,8 @@ Docs: https://quantizer-dev.github.io/quantizer/whisper/teacher.html.md"""
 # %% auto #0
 __all__ = ['WhisperTeacher', 'random_whisper', 'CrossAttentionCache', 'decoder_layer']
 
-# %% ../../nbs/whisper/71_teacher.ipynb #776cc71f
+# %% ../../nbs/whisper/71_teacher.ipynb #76b273f9
 import re
-from itertools import takewhile
 from pathlib import Path
 from typing import Literal, NamedTuple
 import torch
@@ -172,11 +171,15 @@ def run_upper_layers(self:WhisperTeacher,
             x = encoder_layer(layer, x, mask)
         return self.encoder_norm(x)
 
-# %% ../../nbs/whisper/71_teacher.ipynb #863ae0d0
+# %% ../../nbs/whisper/71_teacher.ipynb #21360868
 class CrossAttentionCache(NamedTuple):
     "What the decoder attends to"
     keys_values:list # `(k, v)` for each layer, `(B,heads,S,D/heads)` each
     bias:Tensor|None # `(B,1,1,S)` added to the scores
+    def select(self, rows:Tensor): # `(N,)` items
+        "The cache of some items"
+        keys_values = [(k[rows], v[rows]) for k,v in self.keys_values]
+        return CrossAttentionCache(keys_values, None if self.bias is None else self.bias[rows])
 
 # %% ../../nbs/whisper/71_teacher.ipynb #863ae0d2
 def _split_heads(x, heads):
@@ -261,58 +264,6 @@ def text_hidden(self:WhisperTeacher,
     "Hidden states that predict the tokens after the prompt"
     cache = self.cross_attention_cache(self.run_upper_layers(states, mask), mask)
     return self.decoder_hidden(tokens[:,:-1].clamp(min=0), cache)[:,self.prompt_length-1:]
-
-# %% ../../nbs/whisper/71_teacher.ipynb #04fa0fb9
-@patch
-def fill_languages(self:WhisperTeacher,
-    languages:list[str], # Code of each item, `''` where it is not known
-    cache:CrossAttentionCache, # Of the states
-)->list[str]:
-    "Guess the languages that are not known"
-    if '' not in languages: return languages
-    if not self.multilingual:
-        return [code or 'en' for code in languages]
-    start = torch.full((len(languages),1), self.sot, device=self.vocab_embedding.device)
-    codes,ids = zip(*self.languages.items())
-    scores = self.decoder_hidden(start, cache)[:,-1] @ self.vocab_embedding[list(ids)].T
-    return [code or codes[guess] for code,guess in zip(languages, scores.argmax(1).tolist())]
-
-# %% ../../nbs/whisper/71_teacher.ipynb #04fa0fba
-@patch
-@torch.no_grad()
-def generate(self:WhisperTeacher,
-    states:Tensor, # `(B,S,D)` states of `layer`
-    mask:Tensor|None=None, # `(B,S)`, `True` for a real state; all by default
-    languages:list|str='en', # Code of each item, or one for all; `''` lets a multilingual model guess
-    max_tokens:int|None=None, # Longest transcript with its prompt; half of the decoder's positions by default
-)->list[list[int]]: # Tokens of each item, without prompt and end
-    "Transcribe by greedy search"
-    cache = self.cross_attention_cache(self.run_upper_layers(states, mask), mask)
-    if isinstance(languages, str):
-        languages = [languages]*len(states)
-    prompts = [self.prompt(code) for code in self.fill_languages(languages, cache)]
-    tokens = torch.tensor(prompts, device=states.device)
-    finished = tokens.new_zeros(len(tokens), dtype=torch.bool)
-    not_first = [self.eot, *self.tokenizer.encode(' ', add_special_tokens=False).ids]
-    length = min(max_tokens or self.max_tokens//2, self.max_tokens)-self.prompt_length
-    past,generated = {},[]
-    for step in range(max(1, length)):
-        scores = self.decoder_hidden(tokens, cache, past)[:,-1] @ self.vocab_embedding[:self.eot+1].T
-        if step == 0: scores[:,not_first] = -torch.inf
-        tokens = scores.argmax(1).masked_fill(finished, self.eot)[:,None]
-        generated.append(tokens)
-        finished |= tokens[:,0] == self.eot
-        if finished.all(): break
-    return [list(takewhile(self.eot.__ne__, row)) for row in torch.cat(generated, 1).tolist()]
-
-# %% ../../nbs/whisper/71_teacher.ipynb #04fa0fbb
-@patch
-def transcribe(self:WhisperTeacher,
-    *args, # Of `generate`
-    **kwargs, # Of `generate`
-)->list[str]:
-    "Text of each item, by `generate`"
-    return [self.to_text(o) for o in self.generate(*args, **kwargs)]
 
 # %% ../../nbs/whisper/71_teacher.ipynb #8330f340
 @patch
