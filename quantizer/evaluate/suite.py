@@ -114,20 +114,23 @@ def _measure_robustness(system, material):
     _need(system.tokenizer, NO_TOKENS if system.tokens is None else NO_TOKENIZER)
     return measure_robustness(system.tokenizer, material.corpus)
 
-# %% ../../nbs/evaluate/87_suite.ipynb #96505909
+# %% ../../nbs/evaluate/87_suite.ipynb #e987ff0f
 class StoreFrames(Mapping):
-    "Normalised features of some recordings of a store, read when they are asked for: id -> `(T,D)`"
+    "Normalised features of some recordings of a store, read when they are asked for: id -> `(T',D)`"
     def __init__(self,
         store:FeatureStore,
         items:np.ndarray, # Recordings
+        downsample:int=1, # Frames that are averaged
     ):
-        self.store = store
+        self.store,self.downsample = store,downsample
         self.mean,self.std = store.mean_std(items)
         self.row_of = dict(zip(store.index.id[items], items.tolist()))
     def __len__(self): return len(self.row_of)
     def __iter__(self): return iter(self.row_of)
     def __getitem__(self, id):
-        return (self.store.read(self.row_of[id])-self.mean)/self.std
+        x = (self.store.read(self.row_of[id])-self.mean)/self.std
+        whole = len(x)//self.downsample*self.downsample
+        return x[:whole].reshape(-1, self.downsample, x.shape[1]).mean(1)
 
 # %% ../../nbs/evaluate/87_suite.ipynb #3143fc1b
 @torch.no_grad()
@@ -205,7 +208,7 @@ def kmeans_tokenizer(self:Plan, store, fit_items, sizes)->Tokenizer|None:
     block,model = fitted
     return Tokenizer(dict(features=extractor.settings, model=block), model)
 
-# %% ../../nbs/evaluate/87_suite.ipynb #4d8568df
+# %% ../../nbs/evaluate/87_suite.ipynb #48369113
 @patch
 def systems(self:Plan, store, items, fit_items)->list[System]:
     "What is measured, and its baselines"
@@ -215,8 +218,9 @@ def systems(self:Plan, store, items, fit_items)->list[System]:
     if kmeans:
         res.append(System('k-means', encode_store(kmeans, store, items, 'k-means'), kmeans))
     res.append(System('random codes', random_codes(tokens, self.seed)))
-    frames = StoreFrames(store, items)
-    return [*res, System('features', frames=frames, frame_rate=store.frame_rate)]
+    downsample = self.features[1]
+    frames = StoreFrames(store, items, downsample)
+    return [*res, System('features', frames=frames, frame_rate=store.frame_rate/downsample)]
 
 # %% ../../nbs/evaluate/87_suite.ipynb #25c68f0f
 @dataclass
