@@ -292,7 +292,7 @@ def _cached(path, compute):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as tmp:
         tmp.write_text(json.dumps(res.to_dict()))
-    return res
+    return Result.from_dict(res.to_dict()) # as it is read later, with rounded draws
 
 # %% ../../nbs/evaluate/87_suite.ipynb #97d4a71f
 @dataclass
@@ -341,9 +341,9 @@ def _compare(name, own, baseline):
     if math.isnan(gap.low): return None
     is_lower,is_higher = gap.high < 0,gap.low > 0
     if not (is_lower or is_higher):
-        return f'{metric.label}: no clear difference from k-means of the same size ({own.value:.3g} and {baseline.value:.3g})'
+        return f'{metric.label.strip()}: no clear difference from k-means of the same size ({own.value:.3g} and {baseline.value:.3g})'
     is_better = is_lower == (metric.better == 'lower')
-    return (f"{metric.label}: {'better' if is_better else 'worse'} than k-means of the same size "
+    return (f"{metric.label.strip()}: {'better' if is_better else 'worse'} than k-means of the same size "
         f"({own.value:.3g} {'<' if is_lower else '>'} {baseline.value:.3g})")
 
 @patch
