@@ -45,7 +45,7 @@ function color(group) {
 }
 
 function ticks(low, high) {
-  const digits = high / low > 20 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7], all = [];
+  const digits = high / low > 6 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7], all = [];
   for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++) all.push(...digits.map(digit => digit * 10 ** e));
   return all.filter(tick => tick >= low && tick <= high);
 }
