@@ -296,7 +296,7 @@ def _cached(path, compute):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as tmp:
         tmp.write_text(json.dumps(res.to_dict()))
-    return res
+    return Result.from_dict(res.to_dict()) # as it is read later, with rounded draws
 
 # %% ../../nbs/evaluate/87_suite.ipynb #97d4a71f
 @dataclass
