@@ -254,7 +254,7 @@ def _cached(path, compute):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as tmp:
         tmp.write_text(json.dumps(res.to_dict()))
-    return res
+    return Result.from_dict(res.to_dict()) # as it is read later, with rounded draws
 
 # %% ../../nbs/evaluate/87_suite.ipynb #2a237381
 def _describe_system(system):
