@@ -9,7 +9,7 @@ __all__ = ['FAMILIES', 'NO_TOKENS', 'NO_TOKENIZER', 'NO_ALIGNMENTS', 'MAX_CENTRE
            'default_families', 'StoreFrames', 'encode_store', 'baseline_sizes', 'Plan', 'Result', 'measure_family',
            'Evaluation', 'evaluate_systems', 'evaluate_tokens']
 
-# %% ../../nbs/evaluate/87_suite.ipynb #428e8762
+# %% ../../nbs/evaluate/87_suite.ipynb #ea03b7f7
 import json, math, tempfile, time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -24,6 +24,7 @@ from ..core.registry import Registry
 from ..core.tensors import fingerprint
 from ..data.corpus import Corpus
 from ..data.extract import build_store
+from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore
 from .abx import measure_abx
 from .alignments import Alignments
@@ -38,7 +39,7 @@ from .sound import measure_signal
 from ..tokens.token_set import Tokens, match_ids
 from ..tokens.tokenizer import Tokenizer
 
-# %% ../../nbs/evaluate/87_suite.ipynb #e8db7332
+# %% ../../nbs/evaluate/87_suite.ipynb #688bc6eb
 @dataclass
 class System:
     "What is measured"
@@ -47,6 +48,7 @@ class System:
     tokenizer:Tokenizer|None=None # What made them, if it is at hand
     frames:dict|None=None # Continuous features: id -> `(T,D)`
     frame_rate:float|None=None # Of `frames`, in Hz
+    extractor:FeatureExtractor|None=None # What made `frames`
 
 # %% ../../nbs/evaluate/87_suite.ipynb #788ccb19
 @dataclass
@@ -205,7 +207,7 @@ def kmeans_tokenizer(self:Plan, store, fit_items, sizes)->Tokenizer|None:
     block,model = fitted
     return Tokenizer(dict(features=extractor.settings, model=block), model)
 
-# %% ../../nbs/evaluate/87_suite.ipynb #4d8568df
+# %% ../../nbs/evaluate/87_suite.ipynb #e1494a8d
 @patch
 def systems(self:Plan, store, items, fit_items)->list[System]:
     "What is measured, and its baselines"
@@ -216,7 +218,7 @@ def systems(self:Plan, store, items, fit_items)->list[System]:
         res.append(System('k-means', encode_store(kmeans, store, items, 'k-means'), kmeans))
     res.append(System('random codes', random_codes(tokens, self.seed)))
     frames = StoreFrames(store, items)
-    return [*res, System('features', frames=frames, frame_rate=store.frame_rate)]
+    return [*res, System('features', frames=frames, frame_rate=store.frame_rate, extractor=self.features[0])]
 
 # %% ../../nbs/evaluate/87_suite.ipynb #25c68f0f
 @dataclass
@@ -274,12 +276,13 @@ def measure_family(
     res.seconds = time.perf_counter()-start
     return res
 
-# %% ../../nbs/evaluate/87_suite.ipynb #2e87526f
+# %% ../../nbs/evaluate/87_suite.ipynb #2decdd27
 def _fingerprint(family, system, material):
     "Of all that a result depends on"
     codes = [] if system.tokens is None else [*system.tokens.codes.values()]
     made_of = system.tokenizer.fingerprint if system.tokenizer else ''
-    about = [family, made_of, system.frame_rate, *material.corpus.ids]
+    extractor = system.extractor.identity if system.extractor else ''
+    about = [family, made_of, extractor, system.frame_rate, *material.corpus.ids]
     return fingerprint(about, *codes)
 
 def _cached(path, compute):
