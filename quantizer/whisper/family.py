@@ -18,11 +18,13 @@ from ..tokens.tokenizer import Tokenizer
 from .decoding import Decoding
 from .scorer import measure_text, read_corpus, text_estimates
 
-# %% ../../nbs/whisper/96_family.ipynb #07032fb1
-def _conditions(decoding):
-    "What the rates depend on"
-    return dict(decoding=asdict(decoding), normaliser=f"transformers {version('transformers')}: EnglishTextNormalizer "
-        "without spellings for en, BasicTextNormalizer for others")
+# %% ../../nbs/whisper/96_family.ipynb #a9addc9a
+def _details(decoding, texts, problems):
+    "What the rates depend on, transcripts, and which recordings are left out"
+    left_out = {f'words of {len(problems)} recordings': next(iter(problems.values()))} if problems else {}
+    return dict(decoding=asdict(decoding), texts=texts, text_problems=problems, left_out=left_out,
+        normaliser=f"transformers {version('transformers')}: EnglishTextNormalizer without spellings for en, "
+        "BasicTextNormalizer for other languages")
 
 def measure_words(
     tokenizer:Tokenizer, # Tokenizer of `whisper` features
@@ -31,9 +33,9 @@ def measure_words(
 )->dict: # `wer, cer, hallucinations, to_whisper, kl, ce, accuracy`, each an `Estimate`; and details
     "What Whisper reads from tokens; raises `QuantizerError` for other features, or if no recording can be read"
     m = measure_text(tokenizer, corpus, decoding=decoding)
-    return m.estimates | _conditions(decoding) | dict(languages=m.languages, texts=m.texts, text_problems=m.problems)
+    return m.estimates | _details(decoding, m.texts, m.problems) | dict(languages=m.languages)
 
-# %% ../../nbs/whisper/96_family.ipynb #bc388944
+# %% ../../nbs/whisper/96_family.ipynb #690db4a7
 def measure_whisper(
     model:str, # Whisper's folder, or name on the Hugging Face hub
     corpus:Corpus, # Recordings with texts
@@ -43,8 +45,7 @@ def measure_whisper(
     "What Whisper reads without tokens"
     rows,problems = read_corpus(model, corpus, decoding=decoding, device=device)
     rows.insert(0, 'id', [corpus.id(i) for i in rows.index])
-    texts = rows[['id','language','text','whisper']]
-    return text_estimates(rows) | _conditions(decoding) | dict(texts=texts, text_problems=problems)
+    return text_estimates(rows) | _details(decoding, rows[['id','language','text','whisper']], problems)
 
 # %% ../../nbs/whisper/96_family.ipynb #6104847b
 @FAMILIES.register('words')
