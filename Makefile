@@ -55,7 +55,7 @@ test-fast: $(READY)  ## test the contracts, one run and the command line; under 
 test-all: $(BENCH)  ## the same with everything that is slow, and with what needs a peer to compare with
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --slow
 
-fuzz: $(READY)  ## feed 500,000 damaged files to all readers, in JOBS processes; some forty minutes of one core (FUZZ='--surface stores --inputs 2000')
+fuzz: $(READY)  ## feed 500,000 damaged files to all readers, in JOBS processes; up to an hour (FUZZ='--surface stores --inputs 2000')
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --jobs $(JOBS) $(FUZZ)
 
 whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; some forty minutes

@@ -155,6 +155,6 @@ def test_wheel_has_data(tmp_path):
     shutil.copytree(root, tmp_path/'src', ignore=shutil.ignore_patterns('.*', 'nbs', 'build', 'dist', '*.egg-info', '__pycache__'))
     py('from build.__main__ import main; main(["."])', tmp_path/'src')  # the wheel from the source distribution
     names = zipfile.ZipFile(next(tmp_path.glob('src/dist/*.whl'))).namelist()
-    assert {f'{lib.name}/app/assets/{o}' for o in ('report.html','report.css','watch.html','watch.css','watch.js','uplot/uPlot.iife.min.js','uplot/LICENSE')} <= set(names)
+    assert {f'{lib.name}/app/assets/{o}' for o in ('report.html','report.css','watch.html','watch.css','watch.js','comparison.html','comparison.css','comparison.js','uplot/uPlot.iife.min.js','uplot/LICENSE')} <= set(names)
     files = [o for o in lib.rglob('*') if o.is_file() and '__pycache__' not in o.parts]
     assert not [o for o in map(name, files) if o not in names]

@@ -116,7 +116,7 @@ METRICS |= dict(
         'mutual information of phone and code over the entropy of phones, counted every 10 ms',
         'higher', in_table=True),
     pnmi_chance=Metric('  by chance', 'mean PNMI of five rotations of the phones against the codes', in_table=True),
-    pnmi_corrected=Metric('  above chance',
+    pnmi_corrected=Metric('PNMI above chance',
         '(PNMI - chance)/(1 - chance): 0 by chance, 1 for perfect codes', 'higher', in_table=True),
     pnmi_bigram=Metric('PNMI of pairs',
         'PNMI of each code together with the code before it, above its own chance level', 'higher'),

@@ -1,0 +1,117 @@
+"The page of evaluations, and the commands that write it"
+import json, math
+
+import numpy as np, pytest, soundfile as sf
+from quantizer.app.cli import main
+from quantizer.app.comparison import write_comparison
+from quantizer.evaluate import suite
+from quantizer.evaluate.intervals import Estimate, ratio
+from quantizer.evaluate.suite import Evaluation, Result
+
+def run(capsys, *args):
+    "Exit code, standard output, standard error"
+    code = main([str(o) for o in args])
+    return (code, *capsys.readouterr())
+
+def refused(capsys, *args):
+    "The one line of a mistake"
+    code,_,err = run(capsys, *args)
+    assert code == 1 and err.count('\n') == 1 and err.startswith('quantizer: '), (code, err)
+    return err
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+    "Six recordings of the sample"
+    from quantizer.data.corpus import Corpus
+    sample,folder = Corpus.load('sample'),tmp_path_factory.mktemp('corpus')/'six'
+    folder.mkdir()
+    for i in range(6): sf.write(folder/f'{i}.wav', sample.audio(i, 16000).numpy(), 16000)
+    return folder
+
+@pytest.fixture(scope='module')
+def tokens(corpus):
+    "Two files of invented tokens for them"
+    from quantizer.data.corpus import Corpus
+    ids = Corpus.load(corpus).ids
+    rng = np.random.default_rng(0)
+    for name,K in (('eight',8),('four',4)):
+        lines = [json.dumps(dict(id=o, codes=rng.integers(K, size=40).tolist(), token_rate=50, codebook_size=K)) for o in ids]
+        (corpus.parent/f'{name}.jsonl').write_text('\n'.join(lines))
+    return [corpus.parent/'eight.jsonl', corpus.parent/'four.jsonl']
+
+@pytest.fixture
+def options(corpus):
+    return ['--corpus', corpus, '--only', 'coding']
+
+def test_compare(capsys, tmp_path, tokens, corpus, options):
+    "Token files are measured, and saved evaluations are read, as a folder or a file"
+    code,out,err = run(capsys, 'evaluate', tokens[0], corpus, '--only', 'coding', '--out', tmp_path/'saved')
+    assert (code, err) == (0, '')
+    page = (tmp_path/'saved/report.html').read_text()
+    assert '>eight.jsonl<' in page and 'random codes' in page and '150 ' not in page.split('</header>')[0]
+    code,out,err = run(capsys, 'compare', tmp_path/'saved', tmp_path/'saved/measures.json', tokens[1], *options, '--out', tmp_path/'out')
+    assert (code, err) == (0, '') and '3 systems' in out
+    page = (tmp_path/'out/comparison.html').read_text()
+    for o in ('saved','saved-2','four','k-means, for four','random codes, for saved-2'): assert f'>{o}<' in page, o
+    assert sorted(o.name for o in (tmp_path/'out').iterdir()) == ['comparison.html','four']
+    for bitrate in (150, 100): assert f'data-sort="{bitrate}.0">{bitrate}<' in page # 50 Hz of 3 and of 2 bits
+
+def test_mistakes(capsys, tmp_path, tokens, options):
+    "A typo and a damaged file are one line, found before anything is measured"
+    out = tmp_path/'out'
+    assert 'gone: no such file or folder' in refused(capsys, 'compare', tokens[0], tmp_path/'gone', *options, '--out', out)
+    assert "did you mean 'coding'" in refused(capsys, 'compare', tokens[0], *options[:2], '--only', 'codng', '--out', out)
+    assert '--corpus' in refused(capsys, 'compare', tokens[0], '--out', out)
+    (tmp_path/'measures.json').write_text('{"format": 1, "about"')
+    for o in (tmp_path, tmp_path/'measures.json'):
+        assert 'measures.json: not an evaluation' in refused(capsys, 'compare', tokens[0], o, *options, '--out', out)
+    assert not out.exists()
+    out.mkdir()
+    (out/'config.yaml').write_text('')
+    for o in (['evaluate', tokens[0], *options[1:]], ['compare', tokens[0], *options]):
+        assert 'is a run' in refused(capsys, *o, '--out', out)
+
+def test_interrupted(capsys, tmp_path, tokens, options, monkeypatch):
+    "After Ctrl-C, what was finished is not measured again"
+    measured,coding = [],suite.FAMILIES['coding']
+    def _coding(system, material):
+        measured.append(system.name)
+        if len(measured) == 5: raise KeyboardInterrupt
+        return coding(system, material)
+    monkeypatch.setitem(suite.FAMILIES, 'coding', _coding)
+    args = ['compare', *tokens, *options, '--out', tmp_path/'out']
+    assert run(capsys, *args)[0] == 130 and not (tmp_path/'out/comparison.html').exists()
+    assert measured == ['eight','k-means','random codes','features','four']
+    assert run(capsys, *args)[0] == 0
+    assert measured[5:] == ['four','k-means','random codes','features']
+    page = (tmp_path/'out/comparison.html').read_text()
+    assert run(capsys, *args)[0] == 0 and len(measured) == 9
+    assert (tmp_path/'out/comparison.html').read_text() == page
+
+def invented(name, groups, problem='<i>bad</i>.wav: empty'):
+    errors = ratio(np.arange(20)/20, np.ones(20), groups)
+    about = dict(token_rate=50., codebook_sizes=[256], bitrate=400.)
+    result = dict(phonetic=Result(dict(per=errors, nre=Estimate(math.nan), ued=Estimate(.5)), left_out=''))
+    made = dict(corpus='</script><b>corpus', recordings=20, seconds=60., problems={'a':problem}, versions={})
+    return Evaluation(made, {name:about, 'k-means':about}, {name:result, 'k-means':result})
+
+def test_hostile_names(tmp_path):
+    "Names from files cannot become markup"
+    write_comparison(tmp_path/'a.html', [invented('</script><img src=x onerror=alert(1)>', range(20)), invented('"onclick="x', range(20))])
+    page = (tmp_path/'a.html').read_text()
+    assert page.count('<script') == page.count('</script>') == 3
+    for o in ('<img','<i>bad','<b>corpus'): assert o not in page
+    assert '"onclick' not in page.split('<script')[0]
+
+def test_other_draws(tmp_path):
+    "No difference between evaluations of other recordings, and the reason why"
+    write_comparison(tmp_path/'a.html', dict(a=invented('a', range(20)), b=invented('b', range(20, 40))))
+    page = (tmp_path/'a.html').read_text()
+    assert 'No difference is shown where the draws of two estimates, of 20 and 20 groups, do not belong together' in page
+    write_comparison(tmp_path/'a.html', dict(a=invented('a', range(20)), b=invented('b', range(20))))
+    assert 'No difference' not in (tmp_path/'a.html').read_text()
+
+def test_size(tmp_path):
+    "A page of twelve systems is small"
+    write_comparison(tmp_path/'a.html', [invented('a', range(20)) for _ in range(12)])
+    assert (tmp_path/'a.html').stat().st_size < 5e6
