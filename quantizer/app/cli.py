@@ -225,14 +225,20 @@ def _families(a):
     return [*chosen, 'words'] if a.wer and 'words' not in chosen else chosen
 
 # %% ../../nbs/app/84_cli.ipynb #95587971
+def _short(estimate):
+    "An estimate, or a count, for the table"
+    if estimate is None or math.isnan(estimate.value): return '-'
+    is_count = not len(estimate.draws) and estimate.value == round(estimate.value)
+    return f'{estimate.value:,.0f}' if is_count else repr(estimate)
+
 def print_evaluation(
     evaluation, # From `evaluate_tokens`
 ):
     "Print all measures with their intervals, and what was left out and why"
-    from quantizer.evaluate.metrics import METRICS
+    from quantizer.evaluate.metrics import METRICS, find_metric
     table = evaluation.table()
-    names = [o for o in METRICS if o in table.index] + [o for o in table.index if o not in METRICS]
-    rows = [(METRICS[o].label if o in METRICS else o, *('-' if v is None else repr(v) for v in table.loc[o])) for o in names]
+    names = sorted(table.index, key=lambda o: [*METRICS, o].index(o))
+    rows = [(find_metric(o).label, *map(_short, table.loc[o])) for o in names]
     rows.insert(0, ('',*table.columns))
     widths = [max(map(len, column))+2 for column in zip(*rows)]
     for label,*values in rows:
@@ -242,6 +248,13 @@ def print_evaluation(
         print(f"not measured: {', '.join(what)}: {reason}")
 
 # %% ../../nbs/app/84_cli.ipynb #0a469128
+def _steps(what):
+    "Training steps of a run; `None` for anything else"
+    path = Path(what)/'measures.json'
+    if not ((Path(what)/'config.yaml').is_file() and path.is_file()): return None
+    with explain_errors(f"{path}: damaged"):
+        return json.loads(path.read_text())['this run']['step']
+
 def _run_evaluation(a, what, name, folder):
     "Measure the tokens `what` as the options in `a` say; `folder` keeps what is finished"
     from quantizer.app.build import print_skipped
@@ -251,7 +264,7 @@ def _run_evaluation(a, what, name, folder):
     families,own,corpus = _families(a),_open_tokens(a, what),Corpus.load(a.corpus)
     if a.split: corpus = _split_as_trained(what, corpus)
     alignments = Alignments.load(a.alignments) if a.alignments else None
-    res = evaluate_tokens(own, corpus, a.split, alignments, families, folder, name,
+    res = evaluate_tokens(own, corpus, a.split, alignments, families, folder, name, _steps(what),
         tell=lambda line: print(line, file=sys.stderr) if sys.stderr.isatty() else None)
     print_skipped(res.about['problems'], len(corpus)+len(corpus.problems))
     return res
