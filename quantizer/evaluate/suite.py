@@ -9,7 +9,7 @@ __all__ = ['FAMILIES', 'NO_TOKENS', 'NO_TOKENIZER', 'NO_ALIGNMENTS', 'MAX_CENTRE
            'StoreFrames', 'encode_store', 'baseline_sizes', 'Plan', 'measure_family', 'evaluate_systems',
            'evaluate_tokens']
 
-# %% ../../nbs/evaluate/87_suite.ipynb #cd4fdd94
+# %% ../../nbs/evaluate/87_suite.ipynb #aec4f089
 import json, math, tempfile, time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -24,6 +24,7 @@ from ..core.registry import Registry
 from ..core.tensors import fingerprint
 from ..data.corpus import Corpus
 from ..data.extract import build_store
+from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore
 from .abx import measure_abx
 from .alignments import Alignments
@@ -37,7 +38,7 @@ from .sound import measure_signal
 from ..tokens.token_set import Tokens, match_ids
 from ..tokens.tokenizer import Tokenizer
 
-# %% ../../nbs/evaluate/87_suite.ipynb #e8db7332
+# %% ../../nbs/evaluate/87_suite.ipynb #688bc6eb
 @dataclass
 class System:
     "What is measured"
@@ -46,6 +47,7 @@ class System:
     tokenizer:Tokenizer|None=None # What made them, if it is at hand
     frames:dict|None=None # Continuous features: id -> `(T,D)`
     frame_rate:float|None=None # Of `frames`, in Hz
+    extractor:FeatureExtractor|None=None # What made `frames`
 
 # %% ../../nbs/evaluate/87_suite.ipynb #788ccb19
 @dataclass
@@ -207,7 +209,7 @@ def kmeans_tokenizer(self:Plan, store, fit_items, sizes)->Tokenizer|None:
     block,model = fitted
     return Tokenizer(dict(features=extractor.settings, model=block), model)
 
-# %% ../../nbs/evaluate/87_suite.ipynb #48369113
+# %% ../../nbs/evaluate/87_suite.ipynb #72f4e283
 @patch
 def systems(self:Plan, store, items, fit_items)->list[System]:
     "What is measured, and its baselines"
@@ -217,9 +219,9 @@ def systems(self:Plan, store, items, fit_items)->list[System]:
     if kmeans:
         res.append(System('k-means', encode_store(kmeans, store, items, 'k-means'), kmeans))
     res.append(System('random codes', random_codes(tokens, self.seed)))
-    downsample = self.features[1]
+    extractor,downsample = self.features
     frames = StoreFrames(store, items, downsample)
-    return [*res, System('features', frames=frames, frame_rate=store.frame_rate/downsample)]
+    return [*res, System('features', frames=frames, frame_rate=store.frame_rate/downsample, extractor=extractor)]
 
 # %% ../../nbs/evaluate/87_suite.ipynb #fd6cb98a
 def measure_family(
@@ -236,12 +238,13 @@ def measure_family(
     res.seconds = time.perf_counter()-start
     return res
 
-# %% ../../nbs/evaluate/87_suite.ipynb #2e87526f
+# %% ../../nbs/evaluate/87_suite.ipynb #0f46a84e
 def _fingerprint(family, system, material):
     "Of all that a result depends on"
     codes = [] if system.tokens is None else [*system.tokens.codes.values()]
     made_of = system.tokenizer.fingerprint if system.tokenizer else ''
-    about = [family, made_of, system.frame_rate, *material.corpus.ids]
+    extractor = system.extractor.identity if system.extractor else ''
+    about = [family, made_of, extractor, system.frame_rate, *material.corpus.ids]
     return fingerprint(about, *codes)
 
 def _cached(path, compute):
