@@ -59,7 +59,8 @@ from .evaluate.metrics import METRICS
 from .evaluate.baselines import kmeans_model
 from .evaluate.measure import evaluate, kmeans_baseline
 from .evaluate.perturbations import PERTURBATIONS
-from .evaluate.suite import FAMILIES, Evaluation, evaluate_tokens
+from .evaluate.evaluation import Evaluation
+from .evaluate.suite import FAMILIES, evaluate_tokens
 from .evaluate.plots import plot_curves, plot_features, plot_metrics, plot_usage
 
 # %% ../nbs/90_all.ipynb #fd58db30

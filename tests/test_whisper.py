@@ -41,11 +41,16 @@ def test_train(trained, capsys):
     assert len(problems) == 8 and all("knows 2 languages" in o and 'fr' in o for o in problems.values())
 
 def test_evaluate(few, trained, capsys):
-    assert main(['evaluate', str(trained), str(few/'few.tsv'), '--wer', '--out', str(few/'m.json')]) == 0
+    "Words of all systems that Whisper can read, with intervals; why the others have none"
+    assert main(['evaluate', str(trained), str(few/'few.tsv'), '--only', 'words', '--out', str(few/'m.json')]) == 0
     said = capsys.readouterr().out
-    assert 'word error rate' in said and 'Whisper' in said and all(f'\n{o} ' in said for o in ('en','es','all'))
-    m = json.loads((few/'m.json').read_text())
-    assert m['languages']['en']['recordings'] == 8 and m['read'] == len(m['texts']) == 16 and m['recordings'] == 24 and len(m['text_problems']) == 8 and m['wer_low'] <= m['wer'] <= m['wer_high']
+    assert 'word error rate' in said and 'words of random codes' in said
+    results = json.loads((few/'m.json').read_text())['results']
+    own,kmeans,random,features = (o['words'] for o in results.values())
+    assert own['details']['languages'][0]['recordings'] == 8 and len(own['details']['texts']) == 16 and len(own['details']['text_problems']) == 8
+    assert own['measures']['wer']['low'] <= own['measures']['wer']['value'] <= own['measures']['wer']['high']
+    assert [o['whisper'] for o in own['details']['texts']] == [o['whisper'] for o in features['details']['texts']]
+    assert {*own['measures']} == {*kmeans['measures']} == {*features['measures'], 'kl', 'to_whisper'} and random['left_out'] and not random['measures']
 
 def test_resumes_the_same(few, trained, tmp_path):
     "Again, from targets that are there, and the same to the last digit; texts by Whisper itself make other targets"
@@ -75,12 +80,13 @@ def test_mistakes(few, trained, tmp_path, capsys):
     assert "'train.checkpoint.monitor' is 'valid_lk'" in why('train.checkpoint.monitor=valid_lk')
     c = Corpus.sample()
     c.df.iloc[::8].assign(path=[c.file(i) for i in range(0, len(c), 8)]).to_csv(tmp_path/'some.tsv', sep='\t', index=False)
-    assert main(['evaluate', str(trained), str(tmp_path/'some.tsv'), '--wer']) == 0 # most of it has no text, which is said
-    assert 'skipped' in capsys.readouterr().err
+    assert main(['evaluate', str(trained), str(tmp_path/'some.tsv'), '--only', 'words']) == 0 # most of it is in other languages, which is said
+    said = capsys.readouterr().out
+    assert 'not measured: words of ' in said and 'knows 2 languages' in said
     assert main(['train', 'mfcc-vq', 'data.crop_s=0.5', 'model.encoder.width=8', 'model.decoder.width=8', 'train.epochs=1', '--out', str(tmp_path/'mfcc')]) == 0
     capsys.readouterr()
-    assert main(['evaluate', str(tmp_path/'mfcc'), 'sample', '--wer']) == 1
-    assert "only tokens of 'whisper' features" in capsys.readouterr().err
+    assert main(['evaluate', str(tmp_path/'mfcc'), 'sample', '--only', 'words']) == 0
+    assert "only tokens of 'whisper' features" in capsys.readouterr().out
 
 OTHERS = {'whisper-ichigo':['model.quantizer.codebook_size=32', 'train.phases=[{epochs: 1}, {epochs: 1, codebook_size: 64, losses: {kl: 1.0}}, {epochs: 1, losses: {kl: 0.0, ce: 0.1}}]', 'train.wer=0'], 'whisper-fsq':['train.phases=[{epochs: 1, losses: {kl: 1.0}}]', 'train.wer=0'],
     'repcodec':['model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.codebook_size=32', 'train.epochs=1']}

@@ -1,4 +1,4 @@
-"""`quantizer train`, `features`, `encode`, `decode`, `evaluate`, `compare`, `info` and `watch`
+"""`quantizer train`, `features`, `encode`, `decode`, `evaluate`, `compare`, `info`, `watch` and `sweep`
 
 Docs: https://quantizer-dev.github.io/quantizer/app/cli.html.md"""
 
@@ -265,6 +265,27 @@ def _watch(a):
     from quantizer.app.watch import watch_run
     check_range(0, 65535, **{'--port': a.port})
     watch_run(a.path, a.port, a.open)
+
+# %% ../../nbs/app/84_cli.ipynb #e4223696
+@command('sweep', 'train a run for each combination of values, and compare them',
+    'mfcc-vq train.epochs=5 --over model.quantizer.codebook_size=64,256 --out sweeps/sizes',
+    argument('config', help=CONFIG_HELP), CHANGES,
+    argument('--over', action='append', required=True, metavar='key.sub=A,B',
+        help='values of a key; may be given again for another key. A value with a comma needs brackets or quotes'),
+    argument('--out', required=True, metavar='DIR', help='folder for the runs: new, or of this sweep, to continue it'),
+    argument('--engine', choices=('processes','ray'), default='processes',
+        help='what runs several at once: processes of this machine, or Ray (%(default)s)'),
+    argument('--jobs', type=int, metavar='N', help='runs at the same time; by default one, '
+        'in this process, or with Ray as many as it has cores'))
+def _sweep(a):
+    from quantizer.app.sweep import train_sweep
+    table = train_sweep(a.config, a.over, a.out, a.changes, a.engine, a.jobs)
+    print(table.drop(columns='problem').to_string(index=False, float_format='{:.4g}'.format))
+    failed = table[table.problem != '']
+    for name,problem in zip(failed.name, failed.problem):
+        print(f'{name}: {problem}', file=sys.stderr)
+    if len(failed):
+        raise QuantizerError(f"{len(failed)} of {len(table)} runs failed; the others are in {a.out}")
 
 # %% ../../nbs/app/84_cli.ipynb #3ed8161f
 class _Parser(argparse.ArgumentParser):

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/app/comparison.html.md"""
 # %% auto #0
 __all__ = ['MAIN_MEASURES', 'PLOTS', 'unique_names', 'encode_speed', 'describe_tokenizer', 'write_comparison']
 
-# %% ../../nbs/app/88_comparison.ipynb #82e35f33
+# %% ../../nbs/app/88_comparison.ipynb #1775d336
 import base64, hashlib, math, time
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..core.errors import QuantizerError, explain_errors
 from ..core.files import atomic_path
 from ..evaluate.intervals import Estimate, difference
 from ..evaluate.metrics import METRICS, find_metric
-from ..evaluate.suite import Evaluation
+from ..evaluate.evaluation import Evaluation
 from ..tokens.tokenizer import Tokenizer
 
 # %% ../../nbs/app/88_comparison.ipynb #ec60d9bf

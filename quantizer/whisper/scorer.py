@@ -8,8 +8,8 @@ Docs: https://quantizer-dev.github.io/quantizer/whisper/scorer.html.md"""
 __all__ = ['TEXT_METRICS', 'whisper_states', 'WhisperReader', 'read_corpus', 'WhisperScorer', 'TextMeasures', 'measure_text',
            'text_estimates', 'nan_to_none', 'table_values']
 
-# %% ../../nbs/whisper/73_scorer.ipynb #782c3a43
-from dataclasses import asdict, dataclass
+# %% ../../nbs/whisper/73_scorer.ipynb #03218f10
+from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, pandas as pd, torch
 from fastcore.basics import chunked, patch
@@ -138,7 +138,7 @@ def _in_batches(corpus, batch_size, load, read):
         raise QuantizerError(f"{corpus.name}: none of its {len(corpus)} recordings can be read; the first: {first}")
     return pd.concat(tables).sort_index(),problems
 
-# %% ../../nbs/whisper/73_scorer.ipynb #0483de23
+# %% ../../nbs/whisper/73_scorer.ipynb #d13e54d4
 @lru_cache(maxsize=1)
 def _read_corpus(model, device, corpus, table, batch_size, decoding):
     "`table` is the content of the corpus: a changed one is read again"
@@ -156,7 +156,8 @@ def read_corpus(
     device='cpu',
 )->tuple[pd.DataFrame,dict]: # Rows of `WhisperReader.read_batch`, and id -> reason why a recording was left out
     "Let Whisper read a corpus without tokens; raises `QuantizerError` if no recording can be read"
-    return _read_corpus(str(model), str(device), corpus, corpus.df.to_json(), batch_size, decoding)
+    rows,problems = _read_corpus(str(model), str(device), corpus, corpus.df.to_json(), batch_size, decoding)
+    return rows.copy(),{**problems}
 
 # %% ../../nbs/whisper/73_scorer.ipynb #61968677
 class WhisperScorer:

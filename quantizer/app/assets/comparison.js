@@ -143,7 +143,7 @@ class Training {  // a curve for each run
     this.plot = new uPlot({
       width: this.box.clientWidth || 340, height: HEIGHT, legend: {show: false}, cursor: {y: false, drag: {x: false, y: false}},
       scales: {x: {time: false}},
-      axes: [{...axis, label: 'step', labelSize: 18, labelFont: axis.font, size: 24}, {...axis, size: 52}],
+      axes: [{...axis, values: (_, splits) => splits.map(step => Number.isInteger(step) ? number(step) : ''), label: 'step', labelSize: 18, labelFont: axis.font, size: 24}, {...axis, size: 52}],
       series: [{}, ...curves.map(({group}) => ({stroke: () => color(group), width: 1.8, spanGaps: true, points: {size: 5}}))],
       hooks: {setCursor: [plot => this.name(plot)]},
     }, uPlot.join(curves.map(({steps, values}) => [steps, values])), this.box);
