@@ -215,10 +215,10 @@ CORPUS_HELP = "a folder, a manifest, tar shards, a dataset, or 'sample'"
     argument('--out', metavar='F', help='JSON file; or a folder for JSON, a page (report.html), features and '
         'finished results'))
 def _evaluate(a):
-    from quantizer.app.evaluations import check_folder, print_evaluation, run_evaluation, write_evaluation
+    from quantizer.app.evaluations import refuse_run, print_evaluation, run_evaluation, write_evaluation
     is_file = a.out and Path(a.out).suffix == '.json'
     if is_file: _check_out(a.out, '.json')
-    elif a.out: check_folder(a.out)
+    elif a.out: refuse_run(a.out)
     res = run_evaluation(a, a.what, Path(a.what).name, None if is_file else a.out)
     print_evaluation(res)
     for line in res.verdict(): print(line)
