@@ -5,8 +5,8 @@ import numpy as np, pytest, soundfile as sf
 from quantizer.app.cli import main
 from quantizer.app.comparison import write_comparison
 from quantizer.evaluate import suite
+from quantizer.evaluate.evaluation import Evaluation, Result
 from quantizer.evaluate.intervals import Estimate, ratio
-from quantizer.evaluate.suite import Evaluation, Result
 
 def run(capsys, *args):
     "Exit code, standard output, standard error"

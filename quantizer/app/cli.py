@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['COMMANDS', 'CONFIG_HELP', 'CHANGES', 'TOKENIZER', 'PLUGIN', 'MEASURING', 'CORPUS_HELP', 'info', 'Command', 'argument',
-           'command', 'print_measures', 'print_evaluation', 'make_parser', 'parse_args', 'main']
+           'command', 'print_measures', 'make_parser', 'parse_args', 'main']
 
 # %% ../../nbs/app/84_cli.ipynb #624f60ed
 import argparse, json, math, os, re, signal, sys, traceback, warnings
@@ -181,17 +181,6 @@ def _decode(a):
     sound = ', and a sound for each (a preview by Griffin-Lim)' if tokenizer.has_audio else ''
     print(f'{_count(len(names))}: {a.out}/features.safetensors{sound}')
 
-# %% ../../nbs/app/84_cli.ipynb #012ec49c
-def _split_as_trained(tokenizer, corpus):
-    "The corpus with the split that the run of a tokenizer made"
-    from quantizer.app.config import read_config
-    places = [Path(tokenizer)/'config.yaml', Path(tokenizer).absolute().parent/'config.yaml']
-    config = next((o for o in places if o.is_file()), None)
-    if config is None: return corpus
-    cfg = read_config(str(config))
-    with explain_errors(f"{config}: not the config of a run"):
-        return corpus.with_split(cfg['data']['valid'], cfg['seed'])
-
 # %% ../../nbs/app/84_cli.ipynb #ea3bc4e5
 def print_measures(
     measures:dict, # Column of the table -> what `evaluate` returned
@@ -203,71 +192,6 @@ def print_measures(
     for key,metric in table_metrics(measures).items():
         values = ['-' if m.get(key) is None else format(m[key], '.4g') for m in measures.values()]
         print(f'{metric.label:22}' + ''.join(f'{o:>{width}}' for o in values))
-
-# %% ../../nbs/app/84_cli.ipynb #29b776b8
-def _open_tokens(a, what):
-    "The tokenizer in a folder, or the tokens in a file"
-    from quantizer.tokens.token_set import Tokens
-    from quantizer.tokens.tokenizer import Tokenizer
-    if Path(what).is_file():
-        return Tokens.load(what, a.token_rate, a.codebook_size)
-    for name in ('token_rate','codebook_size'):
-        if getattr(a, name) is not None:
-            raise QuantizerError(f"--{name.replace('_', '-')} is for files of tokens, and {what} is none")
-    return Tokenizer.load(what)
-
-# %% ../../nbs/app/84_cli.ipynb #01c3152b
-def _families(a):
-    "Families to measure; `None` for all that are not asked for by name"
-    from quantizer.evaluate.suite import FAMILIES, default_families
-    chosen = [*a.only.split(',')] if a.only else default_families()
-    for o in chosen: FAMILIES[o]
-    return [*chosen, 'words'] if a.wer and 'words' not in chosen else chosen
-
-# %% ../../nbs/app/84_cli.ipynb #95587971
-def _short(estimate):
-    "An estimate, or a count, for the table"
-    if estimate is None or math.isnan(estimate.value): return '-'
-    is_count = not len(estimate.draws) and estimate.value == round(estimate.value)
-    return f'{estimate.value:,.0f}' if is_count else repr(estimate)
-
-def print_evaluation(
-    evaluation, # From `evaluate_tokens`
-):
-    "Print all measures with their intervals, and what was left out and why"
-    from quantizer.evaluate.metrics import METRICS, find_metric
-    table = evaluation.table()
-    names = sorted(table.index, key=lambda o: [*METRICS, o].index(o))
-    rows = [(find_metric(o).label, *map(_short, table.loc[o])) for o in names]
-    rows.insert(0, ('',*table.columns))
-    widths = [max(map(len, column))+2 for column in zip(*rows)]
-    for label,*values in rows:
-        print(f'{label:{widths[0]}}' + ''.join(f'{o:>{n}}' for o,n in zip(values, widths[1:])))
-    reasons = evaluation.reasons()
-    for reason,what in reasons.items():
-        print(f"not measured: {', '.join(what)}: {reason}")
-
-# %% ../../nbs/app/84_cli.ipynb #0a469128
-def _steps(what):
-    "Training steps of a run; `None` for anything else"
-    path = Path(what)/'measures.json'
-    if not ((Path(what)/'config.yaml').is_file() and path.is_file()): return None
-    with explain_errors(f"{path}: damaged"):
-        return json.loads(path.read_text())['this run']['step']
-
-def _run_evaluation(a, what, name, folder):
-    "Measure the tokens `what` as the options in `a` say; `folder` keeps what is finished"
-    from quantizer.app.build import print_skipped
-    from quantizer.data.corpus import Corpus
-    from quantizer.evaluate.alignments import Alignments
-    from quantizer.evaluate.suite import evaluate_tokens
-    families,own,corpus = _families(a),_open_tokens(a, what),Corpus.load(a.corpus)
-    if a.split: corpus = _split_as_trained(what, corpus)
-    alignments = Alignments.load(a.alignments) if a.alignments else None
-    res = evaluate_tokens(own, corpus, a.split, alignments, families, folder, name, _steps(what),
-        tell=lambda line: print(line, file=sys.stderr) if sys.stderr.isatty() else None)
-    print_skipped(res.about['problems'], len(corpus)+len(corpus.problems))
-    return res
 
 # %% ../../nbs/app/84_cli.ipynb #c7ae2e21
 MEASURING = (PLUGIN,
@@ -282,7 +206,7 @@ MEASURING = (PLUGIN,
     argument('--codebook-size', type=int, metavar='K', help='codes in each codebook, if a file of tokens does not say it'))
 CORPUS_HELP = "a folder, a manifest, tar shards, a dataset, or 'sample'"
 
-# %% ../../nbs/app/84_cli.ipynb #2635ba08
+# %% ../../nbs/app/84_cli.ipynb #68ef2173
 @command('evaluate', 'measure tokens beside k-means of the same size, random codes and the features themselves',
     'runs/first sample --split valid --only coding,phonetic,abx --out measures',
     argument('what', metavar='TOKENS', help='folder of a tokenizer, or of its run; or a file of tokens: '
@@ -291,57 +215,17 @@ CORPUS_HELP = "a folder, a manifest, tar shards, a dataset, or 'sample'"
     argument('--out', metavar='F', help='JSON file; or a folder for JSON, a page (report.html), features and '
         'finished results'))
 def _evaluate(a):
+    from quantizer.app.evaluations import refuse_run, print_evaluation, run_evaluation, write_evaluation
     is_file = a.out and Path(a.out).suffix == '.json'
     if is_file: _check_out(a.out, '.json')
-    elif a.out: _check_folder(a.out)
-    res = _run_evaluation(a, a.what, Path(a.what).name, None if is_file else a.out)
+    elif a.out: refuse_run(a.out)
+    res = run_evaluation(a, a.what, Path(a.what).name, None if is_file else a.out)
     print_evaluation(res)
     for line in res.verdict(): print(line)
     if is_file: res.save(a.out)
-    elif a.out: _write_evaluation(res, Path(a.out))
+    elif a.out: write_evaluation(res, Path(a.out))
 
-# %% ../../nbs/app/84_cli.ipynb #7fdf78f3
-def _check_folder(path):
-    "Refuse to write measures into a run, whose own would be overwritten"
-    if (Path(path)/'config.yaml').is_file():
-        raise QuantizerError(f"--out {path}: is a run; expected a folder for measures")
-
-def _write_evaluation(evaluation, folder):
-    from quantizer.app.comparison import write_comparison
-    evaluation.save(folder/'measures.json')
-    write_comparison(folder/'report.html', [evaluation])
-    print(f"report: {folder/'report.html'}")
-
-def _saved_evaluation(path):
-    "The file of a saved evaluation; `None` for a run, a tokenizer or tokens"
-    p = Path(path)
-    if p.suffix == '.json': return p
-    is_saved = (p/'measures.json').is_file() and not (p/'config.yaml').is_file()
-    return p/'measures.json' if is_saved else None
-
-# %% ../../nbs/app/84_cli.ipynb #6bda7977
-def _open_saved(a, what):
-    "The evaluation in `what`; `None` if it is to be made"
-    from quantizer.evaluate.suite import Evaluation
-    saved = _saved_evaluation(what)
-    if saved: return Evaluation.load(saved)
-    if not Path(what).exists(): raise QuantizerError(f"{what}: no such file or folder")
-    if a.corpus is None:
-        raise QuantizerError(f"{what}: not a saved evaluation; to measure it, say on what: --corpus")
-
-def _measured(a, what, name):
-    folder = Path(a.out)/name
-    res = _run_evaluation(a, what, name, folder)
-    _write_evaluation(res, folder)
-    return res
-
-# %% ../../nbs/app/84_cli.ipynb #4cf38f13
-def _system_name(path):
-    "`runs/first`, `first.json` and `first/measures.json` are first"
-    p = Path(path).resolve()
-    if p.name in ('measures.json','tokenizer'): return p.parent.name
-    return p.name if p.is_dir() else p.stem
-
+# %% ../../nbs/app/84_cli.ipynb #780d60c1
 @command('compare', 'put several systems and their baselines on one page',
     'runs/first runs/second --corpus sample --split valid --out comparison',
     argument('what', nargs='+', metavar='SYSTEM', help='folder or JSON file that `evaluate` wrote; or, with --corpus, '
@@ -349,15 +233,8 @@ def _system_name(path):
     argument('--corpus', help=f'{CORPUS_HELP}, to measure what has not been'), *MEASURING,
     argument('--out', required=True, metavar='DIR', help='folder for comparison.html, and for what is measured'))
 def _compare(a):
-    from quantizer.app.comparison import unique_names, write_comparison
-    _check_folder(a.out)
-    names = unique_names([_system_name(o) for o in a.what])
-    saved = [_open_saved(a, o) for o in a.what] # a mistake is found before any work
-    evaluations = {name:o or _measured(a, what, name) for name,what,o in zip(names, a.what, saved)}
-    page = Path(a.out)/'comparison.html'
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_comparison(page, evaluations)
-    print(f"{len(names)} systems: {page}")
+    from quantizer.app.evaluations import compare_systems
+    compare_systems(a)
 
 # %% ../../nbs/app/84_cli.ipynb #ee4603a8
 @command('info', 'describe a path: tokenizer, run, feature store or corpus', 'sample', argument('path'),
@@ -389,7 +266,7 @@ def _watch(a):
     check_range(0, 65535, **{'--port': a.port})
     watch_run(a.path, a.port, a.open)
 
-# %% ../../nbs/app/84_cli.ipynb #50038732
+# %% ../../nbs/app/84_cli.ipynb #88e00b90
 @command('sweep', 'train a run for each combination of values, and compare them',
     'mfcc-vq train.epochs=5 --over model.quantizer.codebook_size=64,256 --out sweeps/sizes',
     argument('config', help=CONFIG_HELP), CHANGES,

@@ -31,7 +31,7 @@ for (const button of document.querySelectorAll('thead button'))
 
 // ---- Plots
 
-const {charts, points} = JSON.parse(document.getElementById('plots').textContent);
+const {charts, points, curves} = JSON.parse(document.getElementById('plots').textContent);
 const groups = [...new Set(points.map(point => point.group))];
 const hidden = new Set();
 const HEIGHT = 240;
@@ -130,12 +130,39 @@ class Chart {
     this.hover.textContent = `${title}: ${number(value)}${interval}${bitrate ? ` at ${number(bitrate)} bit/s` : ''}`;
   }
 
+  redraw() { this.plot.redraw(); }
+  resize() { this.plot.setSize({width: this.box.clientWidth, height: HEIGHT}); }
+}
+
+class Training {  // a curve for each run
+  constructor(figure) {
+    this.box = figure.querySelector('.plot');
+    this.hover = figure.querySelector('.hover');
+    const axis = {stroke: () => css('dim'), font: '12px system-ui, sans-serif', ticks: {show: false},
+      grid: {stroke: () => css('line'), width: 1}, values: (_, splits) => splits.map(number)};
+    this.plot = new uPlot({
+      width: this.box.clientWidth || 340, height: HEIGHT, legend: {show: false}, cursor: {y: false, drag: {x: false, y: false}},
+      scales: {x: {time: false}},
+      axes: [{...axis, values: (_, splits) => splits.map(step => Number.isInteger(step) ? number(step) : ''), label: 'step', labelSize: 18, labelFont: axis.font, size: 24}, {...axis, size: 52}],
+      series: [{}, ...curves.map(({group}) => ({stroke: () => color(group), width: 1.8, spanGaps: true, points: {size: 5}}))],
+      hooks: {setCursor: [plot => this.name(plot)]},
+    }, uPlot.join(curves.map(({steps, values}) => [steps, values])), this.box);
+  }
+
+  name({cursor: {left, idx}, data}) {
+    const values = left >= 0 && idx != null ? curves.map(({group}, i) => [group, data[i + 1][idx]]) : [];
+    const texts = values.filter(([group, value]) => value != null && !hidden.has(group)).map(([group, value]) => `${group} ${number(value)}`);
+    this.hover.textContent = texts.length ? `step ${number(data[0][idx])}: ${texts.join(', ')}` : '';
+  }
+
+  redraw() { curves.forEach(({group}, i) => this.plot.setSeries(i + 1, {show: !hidden.has(group)})); this.plot.redraw(); }
   resize() { this.plot.setSize({width: this.box.clientWidth, height: HEIGHT}); }
 }
 
 const figures = document.querySelectorAll('#charts figure');
 const drawn = charts.map((chart, i) => new Chart(figures[i], chart));
-const redraw = () => { drawn.forEach(chart => chart.plot.redraw()); colorLegend(); };
+if (curves.length) drawn.push(new Training(document.getElementById('training')));
+const redraw = () => { drawn.forEach(chart => chart.redraw()); colorLegend(); };
 
 const legend = document.getElementById('legend');
 const buttons = legend ? groups.map(group => {
