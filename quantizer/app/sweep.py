@@ -9,8 +9,8 @@ __all__ = ['ENGINES', 'SWEEP_COLUMNS', 'split_values', 'sweep_axes', 'short_keys
            'check_combination', 'check_folder', 'plan_sweep', 'extract_shared', 'train_here', 'Child', 'start_ray',
            'RayChild', 'train_children', 'train_all', 'sweep_table', 'compare_args', 'train_sweep']
 
-# %% ../../nbs/app/89_sweep.ipynb #8e15ce5d
-import json, os, re, signal, subprocess, sys, time, traceback
+# %% ../../nbs/app/89_sweep.ipynb #3bfdf65f
+import json, os, re, subprocess, sys, time, traceback
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -174,7 +174,7 @@ def train_here(
             traceback.print_exc()
             run.problem = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
 
-# %% ../../nbs/app/89_sweep.ipynb #f98edd80
+# %% ../../nbs/app/89_sweep.ipynb #dc67c92e
 class Child:
     "A run in a process of its own"
     def __init__(self,
@@ -187,7 +187,7 @@ class Child:
             self.process = subprocess.Popen([sys.executable, '-m', 'quantizer', *args], stdin=subprocess.DEVNULL,
                 stdout=f, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True)
     def done(self)->bool: return self.process.poll() is not None
-    def stop(self): self.process.send_signal(signal.SIGINT)
+    def stop(self): self.process.terminate() # processes of Ray block SIGINT
     def problem(self)->str:
         "Wait for the end; why it failed, or an empty text"
         code = self.process.wait()
@@ -196,14 +196,16 @@ class Child:
         if code > 0 and lines: return lines[-1].removeprefix('quantizer: ')
         return f'ended by signal {-code}; see {self.log}' if code < 0 else f'ended with code {code}'
 
-# %% ../../nbs/app/89_sweep.ipynb #ade03f76
+# %% ../../nbs/app/89_sweep.ipynb #eb0e8420
 def _work(*args):
     "What a task of Ray does: start a process, and wait for it"
     child = Child(*args)
     try:
         while not child.done(): time.sleep(0.1)
-    finally:
-        if not child.done(): child.stop()
+    except BaseException: # cancelled
+        child.stop()
+        child.problem() # it saves its state first
+        raise
     return child.problem()
 
 # %% ../../nbs/app/89_sweep.ipynb #f45cfdca
