@@ -57,7 +57,7 @@ def test_killed(whole, small, tmp_path, how):
     def _times(): return {o:o.stat().st_mtime_ns for o in [*(out/NAMES[0]).rglob('*'), *out.glob('features-*/*')] if o.name != '.lock'}
     before = _times()
     assert not (out/NAMES[1]/'report.html').exists()
-    assert main(command(small, out)) == 0
+    train_sweep('mfcc-vq', OVER, out, small, progress=False)
     assert _times() == before and table(out) == table(whole)
     assert events(out/NAMES[1]).count('finished') == 1
 
@@ -70,7 +70,7 @@ def test_processes(whole, small, tmp_path):
     p.terminate()
     p.communicate()
     assert p.returncode == 143
-    assert main(command(small, out, '--jobs', '2')) == 0 # a child that was left would hold the lock of its run
+    assert not any(train_sweep('mfcc-vq', OVER, out, small, jobs=2).problem) # a child that was left would hold the lock of its run
     assert table(out) == table(whole)
 
 @pytest.mark.skipif(not find_spec('ray'), reason='needs Ray: pip install quantizer[ray]')
@@ -118,3 +118,10 @@ def test_other_settings(whole, small, capsys):
     "The runs of a sweep keep their settings"
     assert main(['sweep', 'mfcc-vq', *small, 'train.epochs=3', *(f'--over={o}' for o in OVER), '--out', str(whole)]) == 1
     assert "'train.epochs' is 3, and the run was started with 2" in capsys.readouterr().err
+
+@pytest.mark.slow
+def test_comparison(whole, small, capsys):
+    "The command ends with a page of all runs"
+    assert main(command(small, whole)) == 0
+    page = whole/'comparison/comparison.html'
+    assert f'4 systems: {page}' in capsys.readouterr().out and all(o in page.read_text() for o in NAMES)

@@ -266,7 +266,7 @@ def _watch(a):
     check_range(0, 65535, **{'--port': a.port})
     watch_run(a.path, a.port, a.open)
 
-# %% ../../nbs/app/84_cli.ipynb #e4223696
+# %% ../../nbs/app/84_cli.ipynb #88e00b90
 @command('sweep', 'train a run for each combination of values, and compare them',
     'mfcc-vq train.epochs=5 --over model.quantizer.codebook_size=64,256 --out sweeps/sizes',
     argument('config', help=CONFIG_HELP), CHANGES,
@@ -278,12 +278,14 @@ def _watch(a):
     argument('--jobs', type=int, metavar='N', help='runs at the same time; by default one, '
         'in this process, or with Ray as many as it has cores'))
 def _sweep(a):
-    from quantizer.app.sweep import train_sweep
+    from quantizer.app.sweep import compare_args, train_sweep
     table = train_sweep(a.config, a.over, a.out, a.changes, a.engine, a.jobs)
     print(table.drop(columns='problem').to_string(index=False, float_format='{:.4g}'.format))
     failed = table[table.problem != '']
     for name,problem in zip(failed.name, failed.problem):
         print(f'{name}: {problem}', file=sys.stderr)
+    comparison = compare_args(table, a.out)
+    if comparison: _run_command(comparison)
     if len(failed):
         raise QuantizerError(f"{len(failed)} of {len(table)} runs failed; the others are in {a.out}")
 

@@ -7,15 +7,16 @@ Docs: https://quantizer-dev.github.io/quantizer/app/sweep.html.md"""
 # %% auto #0
 __all__ = ['ENGINES', 'SWEEP_COLUMNS', 'split_values', 'sweep_axes', 'short_keys', 'combinations', 'shared_store', 'SweepRun',
            'check_combination', 'check_folder', 'plan_sweep', 'extract_shared', 'train_here', 'Child', 'start_ray',
-           'RayChild', 'train_children', 'train_all', 'sweep_table', 'compare_command', 'train_sweep']
+           'RayChild', 'train_children', 'train_all', 'sweep_table', 'compare_args', 'train_sweep']
 
-# %% ../../nbs/app/89_sweep.ipynb #47b976b7
-import json, os, re, shlex, signal, subprocess, sys, time, traceback
+# %% ../../nbs/app/89_sweep.ipynb #8e15ce5d
+import json, os, re, signal, subprocess, sys, time, traceback
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 import pandas as pd, yaml
 from .build import extract_features
+from .config import read_config
 from .run import open_run, train_run
 from ..core.errors import QuantizerError, check_range, explain_errors
 from ..core.files import atomic_path, expand_path
@@ -88,14 +89,13 @@ def shared_store(
     digest = fingerprint(cfg['features'], data['corpus'], data['rename'], data['dtype'])
     return folder/f'features-{digest}'
 
-# %% ../../nbs/app/89_sweep.ipynb #36115e12
+# %% ../../nbs/app/89_sweep.ipynb #b50a4426
 @dataclass
 class SweepRun:
     "One run of a sweep"
     name:str
     out:Path # Its folder
     changes:list # Of the config
-    corpus:str='' # Recordings, as the config names them
     store:Path|None=None # Feature store that it shares
     problem:str='' # Why it has no measures
     @property
@@ -103,7 +103,7 @@ class SweepRun:
     @property
     def to_do(self): return not self.problem and not self.finished
 
-# %% ../../nbs/app/89_sweep.ipynb #9e26db68
+# %% ../../nbs/app/89_sweep.ipynb #1fa70fe4
 def check_combination(
     run:SweepRun, # Changed in place
     source:str|Path, # Config
@@ -113,7 +113,7 @@ def check_combination(
     except QuantizerError as e:
         run.problem = str(e)
         return
-    run.corpus,run.store = cfg['data']['corpus'],shared_store(cfg, run.out.parent)
+    run.store = shared_store(cfg, run.out.parent)
 
 # %% ../../nbs/app/89_sweep.ipynb #868cba3a
 _OWN = re.compile(r'[\w.]+=|features-|\.?sweep\.csv|comparison')
@@ -291,25 +291,26 @@ def sweep_table(runs:list[SweepRun])->pd.DataFrame:
         return dict(name=run.name) | {k:measures.get(k) for k in SWEEP_COLUMNS} | dict(problem=run.problem)
     return pd.DataFrame([_row(o) for o in runs])
 
-# %% ../../nbs/app/89_sweep.ipynb #b48a22f5
-def compare_command(
-    runs:list[SweepRun],
-    folder:Path, # Folder of the sweep
-)->str: # Empty if there is nothing to compare
-    "The command that compares the finished runs of a sweep"
-    done = [o for o in runs if not o.problem]
-    if len({o.corpus for o in done}) != 1: return ''
-    paths = ' '.join(shlex.quote(str(o.out)) for o in done)
-    return f'quantizer compare {paths} --corpus {shlex.quote(done[0].corpus)} --split valid --out {folder}/comparison'
+# %% ../../nbs/app/89_sweep.ipynb #bc276ff8
+def compare_args(
+    table:pd.DataFrame, # From `train_sweep`
+    out:str|Path, # Folder of the sweep
+)->list[str]: # Empty if there are not two runs to compare
+    "Arguments of `quantizer` that compare the finished runs of a sweep"
+    out = Path(out)
+    runs = [out/o for o in table.name[table.problem == '']]
+    corpora = {read_config(str(o/'config.yaml'))['data']['corpus'] for o in runs}
+    if len(runs) < 2 or len(corpora) > 1: return []
+    return ['compare', *map(str, runs), '--corpus', *corpora, '--split', 'valid', '--out', str(out/'comparison')]
 
-# %% ../../nbs/app/89_sweep.ipynb #586f484c
+# %% ../../nbs/app/89_sweep.ipynb #37cd811e
 def train_sweep(
     source:str|Path, # YAML file, or name of a packaged config
     over:list|tuple, # Keys and their values: `"key.sub=value,value"`
     out:str|Path, # Folder for the runs: new, or of the same sweep
     changes:list|tuple=(), # Changes of the config for all runs: `"key.sub=value"`
     engine:str='processes', # Or `ray`
-    jobs:int|None=None, # Runs at the same time; `None`: one after the other in this process, or as many as Ray has cores
+    jobs:int|None=None, # Runs at the same time; by default one, here, or as many as Ray has cores
     progress:bool|None=None, # Show progress bars; by default on a terminal only
 )->pd.DataFrame: # A row for each run, also in `sweep.csv`
     "Train a run for each combination of values; finished runs are not trained again"
@@ -327,6 +328,4 @@ def train_sweep(
     if to_do: train_all(to_do, source, engine, jobs, progress)
     table = sweep_table(runs)
     with atomic_path(folder/'sweep.csv') as path: table.to_csv(path, index=False)
-    command = compare_command(runs, folder)
-    if command: print(f'compare them: {command}')
     return table
