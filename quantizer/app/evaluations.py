@@ -7,12 +7,12 @@ Docs: https://quantizer-dev.github.io/quantizer/app/evaluations.html.md"""
 # %% auto #0
 __all__ = ['run_evaluation', 'print_evaluation', 'refuse_run', 'write_evaluation', 'compare_systems']
 
-# %% ../../nbs/app/87_evaluations.ipynb #8fc33d61
+# %% ../../nbs/app/87_evaluations.ipynb #952853fa
 import json, math, sys
 from argparse import Namespace
 from pathlib import Path
 from .build import print_skipped
-from .comparison import describe_tokenizer, unique_names, write_comparison
+from .comparison import compare_sounds, describe_tokenizer, unique_names, write_comparison
 from .config import read_config
 from ..core.errors import QuantizerError, explain_errors
 from ..core.files import atomic_path
@@ -143,7 +143,18 @@ def _system_name(path):
     if p.name in ('measures.json','tokenizer'): return p.parent.name
     return p.name if p.is_dir() else p.stem
 
-# %% ../../nbs/app/87_evaluations.ipynb #b95ea1b6
+# %% ../../nbs/app/87_evaluations.ipynb #3bb9710a
+def _listen(a, systems):
+    "Two recordings of middle length through each of the `systems` (name -> path) that can make sound"
+    opened = {name:_open_tokens(a, what) for name,what in systems.items()}
+    tokenizers = {name:o for name,o in opened.items() if getattr(o, 'has_audio', False)}
+    if not tokenizers: return []
+    corpus = Corpus.load(a.corpus)
+    if a.split: corpus = _split_as_trained(systems[next(iter(tokenizers))], corpus).part(a.split)
+    by_length,middle = corpus.df.duration_s.argsort(),max(0, len(corpus)//2-1)
+    return [compare_sounds(tokenizers, corpus, int(i)) for i in by_length[middle:middle+2]]
+
+# %% ../../nbs/app/87_evaluations.ipynb #747ddc27
 def compare_systems(a):
     "Write a page of all systems; measure those that are no saved evaluation"
     refuse_run(a.out)
@@ -152,5 +163,6 @@ def compare_systems(a):
     evaluations = {name:o or _measured(a, what, name) for name,what,o in zip(names, a.what, saved)}
     page = Path(a.out)/'comparison.html'
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_comparison(page, evaluations)
+    unsaved = {name:what for name,what,o in zip(names, a.what, saved) if o is None}
+    write_comparison(page, evaluations, _listen(a, unsaved))
     print(f"{len(names)} systems: {page}")
