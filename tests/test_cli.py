@@ -192,7 +192,7 @@ def test_help_examples(capsys):
         with pytest.raises(SystemExit) as e: main([verb, '--help'])
         assert e.value.code == 0 and f'example: quantizer {verb}' in ' '.join(capsys.readouterr().out.split())
 
-@pytest.mark.slow # nbs/train/68_learner.ipynb does the same with 64 codes
+@pytest.mark.slow # nbs/train/714_learner.ipynb does the same with 64 codes
 def test_dead_start():
     "A whole model whose codes all start equal has over 90 % of 256 in use within 100 steps"
     from quantizer.all import build_store, extractor_from_config, learner_from_config
