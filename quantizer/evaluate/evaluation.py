@@ -168,4 +168,9 @@ def load(cls:Evaluation,
     with explain_errors(f"{path}: not an evaluation"):
         d = json.loads(require_file(Path(path)).read_text())
         results = {name:{k:Result.from_dict(o) for k,o in families.items()} for name,families in d['results'].items()}
-        return cls(d['about'], d['systems'], results)
+        res = cls(d['about'], d['systems'], results)
+        for name in res.systems: res.measures(name)
+        missing = [o for o in ('corpus','recordings','seconds','problems','versions') if o not in res.about]
+        if missing or not res.systems:
+            raise ValueError(f"it lacks {missing[0] if missing else 'systems'}")
+        return res
