@@ -5,20 +5,10 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, soundfile as sf, torch
 from quantizer.all import Corpus, Tokenizer, check_config, load_config, load_tokens
 from quantizer.train.logging import TIMINGS
+from command import refused, run
 from quantizer.app.cli import main
 
 SMALL = ['train.epochs=2', 'model.encoder.width=16', 'model.decoder.width=16', 'model.quantizer.codebook_size=16', 'model.quantizer.dim=8']
-
-def run(capsys, *args):
-    "Exit code, standard output, standard error"
-    code = main([str(o) for o in args])
-    return (code, *capsys.readouterr())
-
-def refused(capsys, *args):
-    "The one line of a mistake"
-    code,_,err = run(capsys, *args)
-    assert code == 1 and err.count('\n') == 1 and err.startswith('quantizer: '), (code, err)
-    return err
 
 def tone(path, sr=16000, seconds=1., channels=1, **kwargs):
     x = 0.3*np.sin(2*np.pi*300*np.arange(int(sr*seconds))/sr) + 0.01*np.random.default_rng(0).standard_normal(int(sr*seconds))

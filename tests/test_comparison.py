@@ -2,22 +2,11 @@
 import json, math
 
 import numpy as np, pytest, soundfile as sf
-from quantizer.app.cli import main
+from command import refused, run
 from quantizer.app.comparison import write_comparison
 from quantizer.evaluate import suite
 from quantizer.evaluate.evaluation import Evaluation, Result
 from quantizer.evaluate.intervals import Estimate, ratio
-
-def run(capsys, *args):
-    "Exit code, standard output, standard error"
-    code = main([str(o) for o in args])
-    return (code, *capsys.readouterr())
-
-def refused(capsys, *args):
-    "The one line of a mistake"
-    code,_,err = run(capsys, *args)
-    assert code == 1 and err.count('\n') == 1 and err.startswith('quantizer: '), (code, err)
-    return err
 
 @pytest.fixture(scope='module')
 def corpus(tmp_path_factory):

@@ -20,7 +20,7 @@ from ..core.files import atomic_path
 from ..data.corpus import Corpus
 from ..evaluate.intervals import Estimate, difference
 from ..evaluate.metrics import METRICS, find_metric
-from ..evaluate.evaluation import Evaluation
+from ..evaluate.evaluation import Evaluation, judge
 from ..tokens.tokenizer import Tokenizer
 
 # %% ../../nbs/app/908_comparison.ipynb #ec60d9bf
@@ -41,9 +41,7 @@ def _gap(metric, a, b, reasons):
     except QuantizerError as e:
         reasons[str(e)] = None
         return _cell(metric, None)
-    is_clear = gap.low > 0 or gap.high < 0
-    is_better = (gap.value < 0) == (metric.better == 'lower')
-    return _cell(metric, gap) | dict(verdict='' if not is_clear else 'better' if is_better else 'worse')
+    return _cell(metric, gap) | dict(verdict={1:'better', -1:'worse', 0:''}[judge(metric, gap)])
 
 # %% ../../nbs/app/908_comparison.ipynb #21e9d581
 MAIN_MEASURES = ('pnmi_corrected','abx_across','abx_across_phone','per','nre','ued','speaker_probe','bitrate','entropy_bitrate','usage','wer')
@@ -87,9 +85,8 @@ def _first_gaps(rows, headers, reasons):
 def _full_rows(evaluation, reasons):
     "A row for each measure: a cell for each system, and the difference from k-means"
     table = evaluation.table()
-    order = [o for o in METRICS if o in table.index] + [o for o in table.index if o not in METRICS]
     res = []
-    for name in order:
+    for name in table.index:
         metric,row = find_metric(name),table.loc[name]
         gap = _gap(metric, row[_own(evaluation)], row.get('k-means'), reasons)
         res.append(dict(name=name, metric=metric, cells=[*(_cell(metric, o) for o in row), gap]))

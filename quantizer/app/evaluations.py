@@ -15,11 +15,11 @@ from .build import print_skipped
 from .comparison import compare_sounds, describe_tokenizer, unique_names, write_comparison
 from .config import read_config
 from ..core.errors import QuantizerError, explain_errors
-from ..core.files import atomic_path
+from ..core.files import cached_json
 from ..data.corpus import Corpus
 from ..evaluate.alignments import Alignments
 from ..evaluate.evaluation import Evaluation
-from ..evaluate.metrics import METRICS, find_metric
+from ..evaluate.metrics import find_metric
 from ..evaluate.suite import FAMILIES, default_families, evaluate_tokens
 from ..tokens.token_set import Tokens
 from ..tokens.tokenizer import Tokenizer
@@ -55,10 +55,7 @@ def _families(a):
 def _describe_system(own, what, folder):
     "Cost and training curve of a tokenizer, kept in `folder`, since a time is another one each time"
     path = folder/f'results/cost-{own.fingerprint}.json'
-    if not path.is_file():
-        with atomic_path(path) as tmp: tmp.write_text(json.dumps(describe_tokenizer(own, what)))
-    with explain_errors(f"{path}: damaged; remove it"):
-        return json.loads(path.read_text())
+    return cached_json(path, lambda: describe_tokenizer(own, what))
 
 # %% ../../nbs/app/909_evaluations.ipynb #27873d1d
 def _steps(what):
@@ -75,7 +72,7 @@ def run_evaluation(a, what, name, folder):
     alignments = Alignments.load(a.alignments) if a.alignments else None
     res = evaluate_tokens(own, corpus, a.split, alignments, families, folder, name, _steps(what),
         tell=lambda line: print(line, file=sys.stderr) if sys.stderr.isatty() else None)
-    if folder and hasattr(own, 'model'): # a tokenizer
+    if folder and isinstance(own, Tokenizer):
         res.systems[name] |= _describe_system(own, what, Path(folder))
     print_skipped(res.about['problems'], len(corpus)+len(corpus.problems))
     return res
@@ -92,8 +89,7 @@ def print_evaluation(
 ):
     "Print all measures with their intervals, and what was left out and why"
     table = evaluation.table()
-    names = sorted(table.index, key=lambda o: [*METRICS, o].index(o))
-    rows = [(find_metric(o).label, *map(_short, table.loc[o])) for o in names]
+    rows = [(find_metric(o).label, *map(_short, table.loc[o])) for o in table.index]
     rows.insert(0, ('',*table.columns))
     widths = [max(map(len, column))+2 for column in zip(*rows)]
     for label,*values in rows:

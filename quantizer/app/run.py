@@ -30,7 +30,7 @@ from ..data.audio import is_url
 from ..data.corpus import Corpus
 from ..data.live import LiveFeatures
 from ..data.store import FeatureStore
-from ..evaluate.baselines import kmeans_model
+from ..evaluate.baselines import kmeans_tokenizer
 from ..evaluate.measure import evaluate, kmeans_baseline
 from ..models.autoencoder import objective_classes
 from ..tokens.tokenizer import Tokenizer
@@ -275,12 +275,11 @@ def _valid_part(corpus, store):
 def _fit_kmeans(cfg, store, tokenizer):
     "K-means with the codes and token rate of the tokenizer: a tokenizer and its measures, or two `None`"
     if tokenizer.num_codebooks > 1: return None,None
-    fitted = kmeans_model(store, tokenizer.codebook_size, tokenizer.model.downsample, seed=cfg['seed'])
-    if fitted is None: return None,None
-    block,model = fitted
-    measures = kmeans_baseline(store, model)
-    if not measures: return None,None
-    return Tokenizer(dict(features=cfg['features'], model=block), model),measures
+    size,downsample = tokenizer.codebook_size,tokenizer.model.downsample
+    kmeans = kmeans_tokenizer(store, size, downsample, cfg['features'], seed=cfg['seed'])
+    if kmeans is None: return None,None
+    measures = kmeans_baseline(store, kmeans.model)
+    return (kmeans,measures) if measures else (None,None)
 
 # %% ../../nbs/app/906_run.ipynb #ccdca44c
 def measure_run(cfg, corpus, store, tokenizer):

@@ -14,6 +14,7 @@ from ..data.corpus import Corpus
 from .edit_distance import collapse_repeats, edit_distances
 from .intervals import ratio
 from .perturbations import PERTURBATIONS, perturb
+from .sound import spread_evenly
 from ..tokens.tokenizer import Tokenizer
 
 # %% ../../nbs/evaluate/615_robustness.ipynb #c5fd1688
@@ -81,7 +82,7 @@ def disturbed_codes(
     "Encode recordings clean, shifted and disturbed; raises `QuantizerError` if none can be used"
     check_range(1, math.inf, recordings=recordings)
     views,problems = {},{}
-    for i in np.unique(np.linspace(0, len(corpus)-1, min(recordings, len(corpus))).round().astype(int)):
+    for i in sorted(spread_evenly(len(corpus), recordings)):
         recording = corpus[i]
         try: views[i] = _views(tokenizer, recording, names, seed)
         except QuantizerError as e: problems[recording.id] = name_file(e, corpus.file(i))

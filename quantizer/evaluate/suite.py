@@ -10,16 +10,17 @@ __all__ = ['FAMILIES', 'NO_TOKENS', 'NO_TOKENIZER', 'NO_ALIGNMENTS', 'MAX_CENTRE
            'evaluate_tokens']
 
 # %% ../../nbs/evaluate/620_suite.ipynb #aec4f089
-import json, math, tempfile, time
+import math, tempfile, time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Callable
 import numpy as np, torch
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, explain_errors
-from ..core.files import atomic_path
+from ..core.files import cached_json
 from ..core.registry import Registry
 from ..core.tensors import fingerprint
 from ..data.corpus import Corpus
@@ -28,7 +29,7 @@ from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore
 from .abx import measure_abx
 from .alignments import Alignments
-from .baselines import kmeans_model, reference_features
+from .baselines import kmeans_tokenizer, reference_features
 from .coding import measure_coding, random_codes
 from .evaluation import Evaluation, Result
 from .leakage import feature_leakage, measure_leakage
@@ -55,6 +56,11 @@ class Material:
     "What systems are measured on"
     corpus:Corpus # Recordings
     alignments:Alignments|None=None # When each phone is spoken
+    @cached_property
+    def fingerprint(self):
+        tables = [self.corpus.df.assign(id=self.corpus.ids)]
+        if self.alignments: tables.append(self.alignments.table)
+        return fingerprint([o.to_csv() for o in tables])
 
 # %% ../../nbs/evaluate/620_suite.ipynb #a9cd3b06
 FAMILIES = Registry('family of measures')
@@ -204,10 +210,8 @@ def own_tokens(self:Plan, store, items)->Tokens:
 def kmeans_tokenizer(self:Plan, store, fit_items, sizes)->Tokenizer|None:
     "K-means as a tokenizer; `None` with fewer vectors than codes"
     extractor,downsample = self.features
-    fitted = kmeans_model(store, baseline_sizes(sizes), downsample, seed=self.seed, items=fit_items)
-    if fitted is None: return None
-    block,model = fitted
-    return Tokenizer(dict(features=extractor.settings, model=block), model)
+    sizes = baseline_sizes(sizes)
+    return kmeans_tokenizer(store, sizes, downsample, extractor.settings, seed=self.seed, items=fit_items)
 
 # %% ../../nbs/evaluate/620_suite.ipynb #72f4e283
 @patch
@@ -244,20 +248,16 @@ def _fingerprint(family, system, material):
     codes = [] if system.tokens is None else [*system.tokens.codes.values()]
     made_of = system.tokenizer.fingerprint if system.tokenizer else ''
     extractor = system.extractor.identity if system.extractor else ''
-    about = [family, made_of, extractor, system.frame_rate, *material.corpus.ids]
+    about = [family, made_of, extractor, system.frame_rate, material.fingerprint]
     return fingerprint(about, *codes)
 
-def _cached(path, compute):
-    "The `Result` in a file; if there is none, that of `compute`, which is written"
-    if path is None: return compute()
-    if path.is_file():
-        with explain_errors(f"{path}: damaged; remove it"):
-            return Result.from_dict(json.loads(path.read_text()))
-    res = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as tmp:
-        tmp.write_text(json.dumps(res.to_dict()))
-    return Result.from_dict(res.to_dict()) # as it is read later, with rounded draws
+def _measure(family, system, material, folder):
+    "The `Result` of a family, kept in `folder` if there is one"
+    if folder is None: return measure_family(family, system, material)
+    path = Path(folder)/f'{family}-{_fingerprint(family, system, material)}.json'
+    found = cached_json(path, lambda: measure_family(family, system, material).to_dict())
+    with explain_errors(f"{path}: damaged; remove it"):
+        return Result.from_dict(found)
 
 # %% ../../nbs/evaluate/620_suite.ipynb #2a237381
 def _describe_system(system):
@@ -286,9 +286,7 @@ def evaluate_systems(
     results = {o.name:{} for o in systems}
     for family in families or default_families():
         for system in systems:
-            name = f'{family}-{_fingerprint(family, system, material)}.json'
-            path = folder and Path(folder)/name
-            res = _cached(path, lambda: measure_family(family, system, material))
+            res = _measure(family, system, material, folder)
             results[system.name][family] = res
             tell(f"{family}, {system.name}: {res.left_out or f'{res.seconds:.1f} s'}")
     about = {o.name:_describe_system(o) for o in systems}
