@@ -10,7 +10,7 @@ PEER := .venv-bench/whisperspeech
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo whisper phonetic test test-fast test-all fuzz architecture bench bench-quantizers bench-data bench-train bench-whisper lines docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo whisper phonetic zoo test test-fast test-all fuzz architecture bench bench-quantizers bench-data bench-train bench-whisper lines docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -59,13 +59,16 @@ fuzz: $(READY)  ## feed 500,000 damaged files to all readers, in JOBS processes;
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --jobs $(JOBS) $(FUZZ)
 
 whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; some forty minutes
-	@$(BIN)/python tests/read_speech.py build/read_speech.tsv
-	$(BIN)/quantizer train whisper-vq-512 data.corpus=build/read_speech.tsv features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/whisper-vq-512
+	@$(BIN)/python tests/read_speech.py build/read_speech
+	$(BIN)/quantizer train whisper-vq-512 data.corpus=build/read_speech/manifest.tsv features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/whisper-vq-512
 
 phonetic: $(READY)  ## train phonetic tokens on the read speech in QUANTIZER_DATA, and compare them with k-means; some ten minutes
-	@$(BIN)/python tests/read_speech.py build/read_speech.tsv
-	$(BIN)/quantizer train phonetic-mfcc data.corpus=build/read_speech.tsv model.target.features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/phonetic-mfcc
-	@$(BIN)/python tests/zoo_phonetic.py runs/phonetic-mfcc
+	@$(BIN)/python tests/read_speech.py build/read_speech
+	$(BIN)/quantizer train phonetic-mfcc data.corpus=build/read_speech/manifest.tsv model.target.features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/phonetic-mfcc
+	$(BIN)/quantizer evaluate runs/phonetic-mfcc build/read_speech/manifest.tsv --split valid --only phonetic,abx --out runs/phonetic-mfcc-measures
+
+zoo: $(READY)  ## train all quantizers on the read speech in QUANTIZER_DATA, and measure them; some two hours (ZOO='--seeds 3')
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py $(ZOO)
 
 bench-quantizers: $(BENCH)  ## time the quantizers against the bare search and a peer; some ten minutes
 	@$(BIN)/python tests/bench_quantizers.py nbs/benchmarks/quantizers.json

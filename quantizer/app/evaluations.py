@@ -19,7 +19,7 @@ from ..core.files import cached_json
 from ..data.corpus import Corpus
 from ..evaluate.alignments import Alignments
 from ..evaluate.evaluation import Evaluation
-from ..evaluate.metrics import find_metric
+from ..evaluate.metrics import PUBLISHED, find_metric
 from ..evaluate.suite import FAMILIES, default_families, evaluate_tokens
 from ..tokens.token_set import Tokens
 from ..tokens.tokenizer import Tokenizer
@@ -94,6 +94,8 @@ def print_evaluation(
     widths = [max(map(len, column))+2 for column in zip(*rows)]
     for label,*values in rows:
         print(f'{label:{widths[0]}}' + ''.join(f'{o:>{n}}' for o,n in zip(values, widths[1:])))
+    for name in table.index.intersection([*PUBLISHED]):
+        print(f"published: {find_metric(name).label.strip()}: {PUBLISHED[name]}")
     reasons = evaluation.reasons()
     for reason,what in reasons.items():
         print(f"not measured: {', '.join(what)}: {reason}")
@@ -127,9 +129,9 @@ def _open_saved(a, what):
         raise QuantizerError(f"{what}: not a saved evaluation; to measure it, say on what: --corpus")
 
 def _measured(a, what, name):
-    folder = Path(a.out)/name
-    res = run_evaluation(a, what, name, folder)
-    write_evaluation(res, folder)
+    "Measure a system; all share one folder of features and finished results, so that equal baselines are measured once"
+    res = run_evaluation(a, what, name, Path(a.out))
+    write_evaluation(res, Path(a.out)/name)
     return res
 
 # %% ../../nbs/app/909_evaluations.ipynb #46b09bfd

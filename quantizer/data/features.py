@@ -340,10 +340,14 @@ def griffin_lim(
     n_iter:int=32, # Iterations of phase estimation
 )->Tensor: # `(S,)` waveform
     "A preview of log-mel frames as sound; the same frames always give the same sound"
-    n_fft = logmel.win_length
+    n_fft,hop,n = logmel.win_length,logmel.hop_length,len(feats)
+    if hop >= n_fft:
+        raise QuantizerError(f"hop_length is {hop} and win_length {n_fft}: sound needs windows that overlap")
+    needed = n_fft//2//hop+2 # frames
+    if 0 < n < needed: feats = torch.cat([feats, feats[-1:].expand(needed-n, -1)])
     power = (feats.to(logmel.filters).exp()-1e-6).clamp(min=0) @ torch.linalg.pinv(logmel.filters)
-    gl = transforms.GriffinLim(n_fft, n_iter, hop_length=logmel.hop_length, power=2., rand_init=False)
-    wav = gl(power.clamp(min=0).T)
+    gl = transforms.GriffinLim(n_fft, n_iter, hop_length=hop, power=2., rand_init=False)
+    wav = gl(power.clamp(min=0).T)[:max(1, n-1)*hop]
     return (wav/max(1., float(wav.abs().max()))).cpu()
 
 # %% ../../nbs/data/211_features.ipynb #scac655f

@@ -10,7 +10,7 @@ __all__ = ['MAX_PIECES', 'MAX_CLASSES', 'MAX_CODES', 'SHUFFLES', 'LABELS', 'cut_
 
 # %% ../../nbs/evaluate/613_leakage.ipynb #a4386209
 from dataclasses import replace
-import numpy as np, pandas as pd
+import warnings, numpy as np, pandas as pd
 from ..core.errors import QuantizerError
 from .intervals import Estimate, ratio
 from ..tokens.token_set import Tokens
@@ -132,8 +132,10 @@ def linear_probe(
     weights = balanced_weights(labels, groups)
     X = X/np.sqrt((X**2).sum()/len(labels)) # length 1 on average
     is_right = np.zeros(len(labels))
-    for train,test in parts.split(X, labels, groups):
-        is_right[test] = labels[test] == _predict(X, labels, weights, train, test)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'The number of unique classes') # of few pieces for each speaker
+        for train,test in parts.split(X, labels, groups):
+            is_right[test] = labels[test] == _predict(X, labels, weights, train, test)
     return ratio(weights*is_right, weights, groups if drawn is None else drawn, resamples, seed)
 
 # %% ../../nbs/evaluate/613_leakage.ipynb #3173df91

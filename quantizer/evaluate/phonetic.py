@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/phonetic.html.md"""
 
 # %% auto #0
 __all__ = ['ROTATIONS', 'purity', 'majority', 'renumber', 'information', 'pnmi', 'chance_pnmi', 'above_chance', 'bigrams',
-           'read_phones', 'AlignedTokens', 'measure_phonetic', 'word_purity']
+           'read_phones', 'AlignedTokens', 'measure_phonetic', 'word_purity', 'measure_word_purity']
 
 # %% ../../nbs/evaluate/610_phonetic.ipynb #74dfd7b6
 import math, numpy as np, pandas as pd, torch
@@ -241,3 +241,20 @@ def word_purity(
     labels = np.repeat(pd.factorize(np.asarray(words))[0], [len(o) for o in codes])
     shuffled = [purity(flat, rng.permutation(labels)) for _ in range(shuffles)]
     return float(purity(flat, labels)), float(np.mean(shuffled))
+
+# %% ../../nbs/evaluate/610_phonetic.ipynb #9e066ac1
+def measure_word_purity(
+    tokens:Tokens,
+    texts:dict, # Recording -> its text
+)->dict: # `word_purity`, an `Estimate`, and `word_purity_chance`
+    "Purity over the words of recordings of single words; raises `QuantizerError` for fewer than two words"
+    single = {id:text for id,text in texts.items() if id in tokens.codes and text and ' ' not in text}
+    if len(set(single.values())) < 2:
+        raise QuantizerError("needs recordings of single words, and of two words at least")
+    codes = [np.asarray(tokens.codes[id])[:,0] for id in single]
+    ids,lengths = [*single],[len(o) for o in codes]
+    df = pd.DataFrame(dict(id=np.repeat(ids, lengths), word=np.repeat([*single.values()], lengths), code=np.concatenate(codes)))
+    most_frequent = pd.crosstab(df.code, df.word).idxmax(axis=1)
+    is_pure = df.word == df.code.map(most_frequent)
+    pure = is_pure.groupby(df.id).sum().reindex(ids, fill_value=0)
+    return dict(word_purity=ratio(pure.to_numpy(), lengths, ids), word_purity_chance=word_purity(codes, [*single.values()])[1])

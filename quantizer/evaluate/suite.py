@@ -33,7 +33,7 @@ from .baselines import kmeans_tokenizer, reference_features
 from .coding import measure_coding, random_codes
 from .evaluation import Evaluation, Result
 from .leakage import feature_leakage, measure_leakage
-from .phonetic import measure_phonetic
+from .phonetic import measure_phonetic, measure_word_purity
 from .robustness import measure_robustness
 from .sound import measure_signal
 from ..tokens.token_set import Tokens, match_ids
@@ -90,6 +90,11 @@ def _measure_phonetic(system, material):
     _need(system.tokens, NO_TOKENS)
     _need(material.alignments, NO_ALIGNMENTS)
     return measure_phonetic(system.tokens, material.alignments)
+
+@FAMILIES.register('word_purity')
+def _measure_word_purity(system, material):
+    _need(system.tokens, NO_TOKENS)
+    return measure_word_purity(system.tokens, dict(zip(material.corpus.ids, material.corpus.df.text)))
 
 # %% ../../nbs/evaluate/620_suite.ipynb #052c5459
 def _speakers(corpus):
@@ -188,11 +193,13 @@ def features(self:Plan):
 # %% ../../nbs/evaluate/620_suite.ipynb #29b76499
 @patch
 def open_store(self:Plan,
-    folder:Path, # Folder of the store, made or continued
+    folder:Path, # Folder for stores, one for each extractor
     progress:bool=False,
 ):
     "Extract what is missing; the store, recordings to measure, and recordings to fit k-means to"
-    store = build_store(self.corpus, self.features[0], folder, progress=progress)
+    extractor = self.features[0]
+    path = folder/f'features-{fingerprint(extractor.identity)}'
+    store = build_store(self.corpus, extractor, path, progress=progress)
     everything = np.arange(len(store))
     if self.part is None: return store,everything,everything
     items,others = store.part(self.part),store.part('train')
@@ -310,7 +317,7 @@ def evaluate_tokens(
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as place:
         place = Path(place)
         plan = Plan(own, corpus, part, name, seed)
-        store,items,fit_items = plan.open_store(place/'features')
+        store,items,fit_items = plan.open_store(place)
         try:
             measured = corpus.select(np.isin(corpus.ids, store.index.id[items]))
             if alignments is None: alignments = Alignments.find(corpus)

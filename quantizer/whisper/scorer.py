@@ -286,15 +286,3 @@ def nan_to_none(values:dict)->dict:
 def table_values(rates:dict)->dict:
     "The `TEXT_METRICS` of `rates`"
     return nan_to_none({k:rates[k] for k in TEXT_METRICS})
-
-# %% ../../nbs/whisper/805_scorer.ipynb #a67630f7
-@patch
-def to_dict(self:TextMeasures)->dict:
-    "`TEXT_METRICS` with tokens, and under other keys all else, as plain values"
-    return table_values(self.rates) | dict(
-        read=len(self.texts),
-        whisper=nan_to_none(self.whisper),
-        difference=nan_to_none(self.wer_difference),
-        languages={k:nan_to_none(row) for k,row in self.languages.to_dict('index').items()},
-        texts=self.texts.to_dict('records'),
-        text_problems=self.problems)
