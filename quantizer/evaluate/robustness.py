@@ -75,8 +75,9 @@ def _views(tokenizer, recording, names, seed):
 # %% ../../nbs/evaluate/615_robustness.ipynb #f4110f33
 def _choose(corpus, recordings):
     "Rows of recordings, spread evenly, that fit into `MAX_TOTAL_S`"
-    mean_s = corpus.df.duration_s.fillna(MAX_S).clip(upper=MAX_S).mean()
-    return sorted(spread_evenly(len(corpus), min(recordings, int(MAX_TOTAL_S/mean_s))))
+    mean_s = corpus.df.duration_s.clip(upper=MAX_S).mean() # NaN if no length is known
+    at_most = min(recordings, int(MAX_TOTAL_S/mean_s)) if mean_s > 0 else recordings
+    return sorted(spread_evenly(len(corpus), at_most))
 
 @torch.no_grad()
 def disturbed_codes(
