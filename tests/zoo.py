@@ -55,7 +55,7 @@ def rows(features, folder):
         bits = round(evaluation.systems[own]['bitrate']/evaluation.systems[own]['token_rate'])
         about = dict(features=features, bits=bits, codebook_sizes=size)
         for name in (own, *others):
-            if name in ('random codes',): continue
+            if name == 'random codes': continue
             found = evaluation.measures(name)
             row = about | dict(quantizer=cfg['model']['quantizer']['name'] if name == own else f'{name} (baseline)', seed=cfg['seed'])
             row |= {k:value(found[k]) for k in MEASURES if k in found}
@@ -78,7 +78,7 @@ def main():
         code = sweep(features, corpus/'manifest.tsv', args.runs/features, args.seeds)
         if code: sys.exit(code)
     found = [row for features in FEATURES for row in rows(features, args.runs/features)]
-    args.out.write_text(json.dumps(found, indent=None).replace('}, {', '},\n{')+'\n')
+    args.out.write_text(json.dumps(found).replace('}, {', '},\n{')+'\n')
     print(f'{len(found)} rows: {args.out}')
 
 if __name__ == '__main__': main()

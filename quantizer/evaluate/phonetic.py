@@ -254,7 +254,6 @@ def measure_word_purity(
     codes = [np.asarray(tokens.codes[id])[:,0] for id in single]
     ids,lengths = [*single],[len(o) for o in codes]
     df = pd.DataFrame(dict(id=np.repeat(ids, lengths), word=np.repeat([*single.values()], lengths), code=np.concatenate(codes)))
-    most_frequent = pd.crosstab(df.code, df.word).idxmax(axis=1)
-    is_pure = df.word == df.code.map(most_frequent)
+    is_pure = df.word == df.code.map(majority(df.code, df.word))
     pure = is_pure.groupby(df.id).sum().reindex(ids, fill_value=0)
     return dict(word_purity=ratio(pure.to_numpy(), lengths, ids), word_purity_chance=word_purity(codes, [*single.values()])[1])
