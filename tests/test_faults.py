@@ -317,7 +317,7 @@ def test_other_number_of_processes(args, straight, tmp_path):
     assert len(table(b, 'log.csv')) == 4 and abs(table(b, 'log.csv').nre.iloc[-1]-table(straight, 'log.csv').nre.iloc[-1]) < 0.02
 
 WORKER = """
-import os, signal, sys
+import atexit, os, signal, sys
 from quantizer.all import Checkpoint
 from quantizer.app.cli import main
 old = Checkpoint.after_batch
@@ -325,6 +325,7 @@ def after_batch(self):
     if self.training and self.train_iter == 5 and os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0': os.kill(os.getpid(), signal.SIGKILL)
     old(self)
 Checkpoint.after_batch = after_batch
+atexit.register(os.abort) # Python's shutdown must not be reached: threads of torch can abort it
 sys.exit(main())
 """
 

@@ -365,14 +365,18 @@ def _report_failure(error):
     else: print(f'quantizer: {line}', file=sys.stderr)
 
 # %% ../../nbs/app/911_cli.ipynb #6e8a83a9
+def _leave(code):
+    "End this process without Python's shutdown"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
 def _end_process(error):
-    "End one of several processes"
+    "End one of several processes that failed"
     for o in (signal.SIGTERM, signal.SIGINT):
         signal.signal(o, signal.SIG_IGN)
     _report_failure(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(_exit_code(error))
+    _leave(_exit_code(error))
 
 # %% ../../nbs/app/911_cli.ipynb #1aa5e8c9
 def _run_command(argv):
@@ -388,17 +392,20 @@ def _run_command(argv):
 def main(
     argv:list|None=None, # Arguments; those of the process by default
 )->int: # Exit code
-    "Run a command"
+    "Run a command; one of several processes ends here"
+    one_of_several = int(os.environ.get('WORLD_SIZE', 1)) > 1
     warnings.filterwarnings('ignore', "torch(audio|vision)'s compiled ops") # no command needs them
     warnings.formatwarning = lambda message, *_, **__: f'quantizer: {message}\n'
     try:
         _run_command(sys.argv[1:] if argv is None else argv)
     except SystemExit: raise # of `--help`
     except BaseException as e:
-        if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        if one_of_several:
             return _end_process(e)
         line = _error_line(e)
         if line is None: raise
         print(f'quantizer: {line}', file=sys.stderr)
         return _exit_code(e)
+    if one_of_several:
+        _leave(0)
     return 0
