@@ -116,6 +116,7 @@ CONFIGS = ('mfcc-vq', 'mfcc-gumbel', 'logmel-vq', 'logmel-fsq', 'logmel-rvq', 'l
 WHISPER = [
     'data.corpus=/PLACE/spoken.tsv',
     'features.model=/PLACE/whisper',
+    'features.layer=-1',
     'data.batch_size=2',
     'train.wer=2',
     'model.decoder.layers=1',

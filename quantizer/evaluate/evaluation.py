@@ -147,14 +147,25 @@ def advice(self:Evaluation)->list[str]:
             "try features of a teacher as the target, as the config 'phonetic-mfcc' does")
     return res or ['try a lower token rate or more codes, or features that carry phones, as Whisper\'s']
 
+# %% ../../nbs/evaluate/619_evaluation.ipynb #4056e10e
+@patch
+def cost(self:Evaluation)->dict: # Measure -> `Estimate` of the tokens minus the features
+    "What quantizing costs: decisive measures beside those of the features themselves, draw by draw"
+    if 'features' not in self.systems: return {}
+    own,features = self.measures([*self.systems][0]),self.measures('features')
+    shared = [o for o in DECISIVE if o in own and o in features]
+    return {o:difference(own[o], features[o]) for o in shared if own[o].drawn_by == features[o].drawn_by}
+
 # %% ../../nbs/evaluate/619_evaluation.ipynb #b630d260
 @patch
 def verdict(self:Evaluation)->list[str]:
-    "Sentences that compare the tokens with k-means of the same size and rate, and advice"
+    "Sentences that compare the tokens with k-means of the same size and rate and with the features, and advice"
     if 'k-means' not in self.systems: return ['no k-means to compare with: fewer vectors than codes']
     own,baseline = self.measures([*self.systems][0]),self.measures('k-means')
     lines = [f'{METRICS[o].label}: {_WORDS[sign]} k-means of the same size and rate ({own[o].value:.3g} and {baseline[o].value:.3g})'
         for o,sign in self.comparison().items()]
+    lines += [f'{METRICS[o].label}: {gap.value:+.3g} ({gap.low:.3g} to {gap.high:.3g}, paired) beside the features, which are not quantized'
+        for o,gap in self.cost().items() if not math.isnan(gap.low)]
     return lines + self.advice()
 
 # %% ../../nbs/evaluate/619_evaluation.ipynb #b3288653
