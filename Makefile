@@ -58,9 +58,10 @@ test-all: $(BENCH)  ## the same with everything that is slow, and with what need
 fuzz: $(READY)  ## feed 500,000 damaged files to all readers, in JOBS processes; up to an hour (FUZZ='--surface stores --inputs 2000')
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --jobs $(JOBS) $(FUZZ)
 
-whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; some forty minutes
+whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; about an hour
 	@$(BIN)/python tests/read_speech.py build/read_speech
 	$(BIN)/quantizer train whisper-vq-512 data.corpus=build/read_speech/manifest.tsv features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/whisper-vq-512
+	$(BIN)/quantizer evaluate runs/whisper-vq-512 build/read_speech/manifest.tsv --split valid --only words --out runs/whisper-vq-512-measures
 
 phonetic: $(READY)  ## train phonetic tokens on the read speech in QUANTIZER_DATA, and compare them with k-means; some ten minutes
 	@$(BIN)/python tests/read_speech.py build/read_speech
