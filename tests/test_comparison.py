@@ -101,6 +101,8 @@ def test_other_draws(tmp_path):
     assert 'No difference' not in (tmp_path/'a.html').read_text()
 
 def test_size(tmp_path):
-    "A page of twelve systems is small"
+    "A page of twelve systems is small, and its verdicts are folded"
     write_comparison(tmp_path/'a.html', [invented('a', range(20)) for _ in range(12)])
     assert (tmp_path/'a.html').stat().st_size < 5e6
+    page = (tmp_path/'a.html').read_text()
+    assert page.count('<details><summary><b>a') == 12 and '<details open><summary><b>' not in page

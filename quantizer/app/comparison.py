@@ -126,11 +126,19 @@ def _level_rows(label, evaluation):
             res.append(dict(title=label if name == _own(evaluation) else name, cells=cells))
     return res
 
+def _in_short(evaluation):
+    "In which of the decisive measures the tokens are better and worse than k-means"
+    signs = evaluation.comparison()
+    if not signs: return 'nothing to compare with k-means'
+    def _labels(sign): return ', '.join(METRICS[k].label for k,o in signs.items() if o == sign)
+    parts = [f'{word} in {_labels(sign)}' for sign,word in ((1, 'better'), (-1, 'worse')) if _labels(sign)]
+    return '; '.join(parts) or 'no clear difference'
+
 def _evaluation_page(label, evaluation):
     gap_reasons = {}
     rows = _full_rows(evaluation, gap_reasons)
     columns = [label if o == _own(evaluation) else o for o in evaluation.systems]
-    return dict(label=label, verdict=evaluation.verdict(), columns=columns, rows=rows, gap_reasons=[*gap_reasons],
+    return dict(label=label, verdict=evaluation.verdict(), in_short=_in_short(evaluation), columns=columns, rows=rows, gap_reasons=[*gap_reasons],
         levels=_level_rows(label, evaluation), reasons=evaluation.reasons(), problems=[*evaluation.about['problems'].values()], made_of=_made_of(evaluation))
 
 # %% ../../nbs/app/908_comparison.ipynb #cd10ec5e
