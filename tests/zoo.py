@@ -66,7 +66,7 @@ def rows(features, folder):
     yield from baselines.values()
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument('--runs', type=Path, default=Path('build/zoo'))
     parser.add_argument('--out', type=Path, default=Path('nbs/benchmarks/zoo.json'))
     parser.add_argument('--features', default=','.join(FEATURES))

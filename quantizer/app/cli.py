@@ -291,7 +291,8 @@ def _sweep(a):
 
 # %% ../../nbs/app/911_cli.ipynb #3ed8161f
 class _Parser(argparse.ArgumentParser):
-    "A parser that raises its mistakes"
+    "A parser that raises its mistakes, and takes options by their full names only"
+    def __init__(self, *args, **kwargs): super().__init__(*args, allow_abbrev=False, **kwargs)
     def error(self, message):
         raise QuantizerError(f"{message} (try: {self.prog} --help)")
 

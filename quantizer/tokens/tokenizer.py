@@ -217,6 +217,8 @@ def load(cls:Tokenizer,
 )->Tokenizer:
     "Read a tokenizer; raises `QuantizerError` if anything in the folder is missing or damaged"
     path = Path(expand_path(path))
+    if not path.exists():
+        raise QuantizerError(f"{path}: no such file or folder")
     if (path/'tokenizer'/'config.json').is_file():
         path = path/'tokenizer'
     if not (path/'config.json').is_file():
