@@ -5,9 +5,7 @@ import argparse, json, os, sys
 from pathlib import Path
 import read_speech, yaml
 from quantizer.app.cli import main as quantizer
-from quantizer.evaluate.evaluation import Evaluation, judge
-from quantizer.evaluate.intervals import difference
-from quantizer.evaluate.metrics import find_metric
+from quantizer.evaluate.evaluation import Evaluation, compare_measure
 
 MODEL = Path(os.environ.get('QUANTIZER_DATA', '.'))/'models'/'whisper-tiny.en'
 FEATURES = dict( # changes of the config: tokens at 50 Hz of each
@@ -41,8 +39,7 @@ def value(estimate):
 def against_kmeans(evaluation, own, name):
     "1, 0, -1: the measure is better than that of k-means, not told apart, or worse"
     pair = [evaluation.measures(o).get(name) for o in (own,'k-means')]
-    if None in pair: return None
-    return judge(find_metric(name), difference(*pair))
+    return None if None in pair else compare_measure(name, *pair)
 
 def rows(features, folder):
     "A row for each run, and one for each baseline"
