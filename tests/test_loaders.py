@@ -3,9 +3,10 @@ import numpy as np, torch
 from hypothesis import given, settings, strategies as st
 from quantizer.core.tensors import lengths_to_mask
 from quantizer.data.batch_plans import LengthBuckets, PackedRows, RandomCrops, Segments, random_permutation
+from quantizer.data.store import FeatureSource
 from quantizer.data.loaders import BatchDataset, feature_loaders
 
-class Ramp:
+class Ramp(FeatureSource):
     "Reads like a store: frame `t` of recording `i` is `(i,t)`"
     dim,dtype,frame_rate,problems = 2,np.dtype('float32'),10.,{}
     def __init__(self, frames): self.frames = np.asarray(frames)

@@ -38,8 +38,11 @@ def data(tmp_path_factory):
     extract_features('mfcc-vq', d/'store', [f'data.corpus={d/"few.tsv"}'], progress=False)
     return d
 
-def changes(data, quantizer, live=False, workers=0, world=1, more=()):
-    where = ['data.live=true', 'data.augment={gain: [-6, 6], speed: [0.9, 1.1]}'] if live else [f'data.store={data/"store"}']
+AUGMENT = 'data.augment={gain: [-6, 6], speed: [0.9, 1.1]}'
+SOURCES = dict(store=['data.store={}/store'], live=['data.live=true', AUGMENT], views=['data.store={}/viewed', 'data.views=2', AUGMENT])
+
+def changes(data, quantizer, source='store', workers=0, world=1, more=()):
+    where = [o.replace('{}', str(data)) for o in SOURCES[source]]
     return [*SMALL, *DROPOUT, *QUANTIZERS[quantizer], f'data.corpus={data/"few.tsv"}', *where, f'data.workers={workers}', f'data.batch_size={8//world}', *more]
 
 def table(path): return pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=[*TIMINGS], errors='ignore')
@@ -57,7 +60,7 @@ def errors(run): return ''.join(o.read_text() for o in sorted(run.parent.glob(f'
 
 # In all: 20 kills. `time` is a share of what the undisturbed run takes.
 EVENTS = ('before_batch','after_pred','after_backward','after_step','after_batch','before_validate','after_validate','after_epoch','before_train')
-CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', live=True, workers=2, kills=4), residual=dict(quantizer='residual', live=True, world=2, kills=4))
+CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', source='live', workers=2, kills=4), residual=dict(quantizer='residual', source='live', world=2, kills=4), views=dict(quantizer='vq', source='views', workers=2, kills=3))
 
 def kill_point(rng, world, i, seconds):
     "At random: a third within the writing of a checkpoint, the others in the steps and between them; a run takes `seconds`"
@@ -124,11 +127,11 @@ def test_controls(worker, data, tmp_path):
         assert worker(args=['mfcc-vq', str(run), ch], world=1) == [0], errors(run)
         assert bool(differing(tmp_path/'straight', run)) == (what != 'nothing'), what
 
-@pytest.mark.parametrize('quantizer,batching', [*((q,'crops') for q in QUANTIZERS), ('vq','buckets'), ('gumbel','packed')])
-def test_two_are_one(worker, data, tmp_path, quantizer, batching):
+@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views')])
+def test_two_are_one(worker, data, tmp_path, quantizer, batching, source):
     "Two processes with half the batch each follow one for fifty steps. In validation the diversity of codes is that of each batch, so it is left out"
     more = ['model.encoder.dropout=0', 'model.decoder.dropout=0', f'data.batching={batching}', 'train.epoch_steps=10', 'train.epochs=5', 'train.log_steps=1', 'train.checkpoint.steps=1000', 'train.precision=fp32', 'train.accumulate=1', 'data.longest_s=2']
-    for world in (1,2): assert worker(args=['mfcc-vq', str(tmp_path/str(world)), changes(data, quantizer, world=world, more=more)], world=world) == [0]*world, errors(tmp_path/str(world))
+    for world in (1,2): assert worker(args=['mfcc-vq', str(tmp_path/str(world)), changes(data, quantizer, source, world=world, more=more)], world=world) == [0]*world, errors(tmp_path/str(world))
     one,two = (pd.read_csv(tmp_path/o/'steps.csv') for o in '12')
     assert len(one) == 50
     for k in ('loss','mse','grad_norm','usage','perplexity'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4 if k != 'grad_norm' else 2e-3, err_msg=k)

@@ -86,7 +86,8 @@ def shared_store(
     "The feature store of all runs of a sweep with these features"
     data = cfg['data']
     if data['live'] or data['store']: return None
-    digest = fingerprint(cfg['features'], data['corpus'], data['rename'], data['dtype'])
+    views = (data['views'], data['augment'], data['valid'], cfg['seed']) if data['views'] else ()
+    digest = fingerprint(cfg['features'], data['corpus'], data['rename'], data['dtype'], *views)
     return folder/f'features-{digest}'
 
 # %% ../../nbs/app/910_sweep.ipynb #b50a4426

@@ -74,11 +74,19 @@ class Augment:
     @property
     def needs_waveform(self)->bool:
         "Does any change need the waveform? Then a feature store is not enough"
-        return any(o is not None for o in (self.gain, self.noise, self.speed))
+        return bool(self.wave_changes)
+    @property
+    def wave_changes(self)->dict:
+        "The changes of the waveform, as a block of options"
+        options = dict(gain=self.gain, noise=self.noise, speed=self.speed)
+        return {k:v for k,v in options.items() if v is not None}
     @property
     def stretch(self)->float:
         "How many times as long a crop must be cut, so that it is long enough at any speed"
         return max(self.speed or [1.])
+    def draw_speed(self, rng:np.random.Generator)->int:
+        "Speed of a crop, in per cent"
+        return round(100*self.speed[rng.integers(len(self.speed))]) if self.speed else 100
 
 # %% ../../nbs/data/213_augment.ipynb #5adc0aa7
 def make_noise(
@@ -125,10 +133,9 @@ def wave(self:Augment,
 )->Tensor: # `(S/speed,)`
     "Change speed, add noise and change the gain, in this order"
     speed_rng,noise_rng,gain_rng = rng.spawn(3)
-    if self.speed:
-        percent = round(100*self.speed[speed_rng.integers(len(self.speed))])
-        if percent != 100:
-            wav = resample(wav, percent, 100)
+    percent = self.draw_speed(speed_rng)
+    if percent != 100:
+        wav = resample(wav, percent, 100)
     if self.noise and noise_rng.random() < self.noise['p']:
         snr = noise_rng.uniform(*self.noise['snr'])
         wav = add_noise(wav, self.draw_noise(len(wav), sample_rate, noise_rng), snr)

@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'SPLITS', 'MANIFESTS', 'join_path', 'parent_path', 'is_fol
            'rename_columns', 'load_parquet', 'read_table']
 
 # %% ../../nbs/data/207_corpus.ipynb #9974f0e7
-import copy, csv, hashlib, html, io, os, warnings
+import copy, csv, hashlib, html, io, math, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..core.errors import QuantizerError, escape_path, explain_errors, nearest_name, unescape_path, warn_misspelt
 from ..core.files import expand_path
 from .audio import AUDIO_SUFFIXES, CODEC_SUFFIXES, AudioBytes
-from .audio import is_url, load_audio, open_binary
+from .audio import is_url, load_audio, open_binary, probe, span_samples
 from .folders import AudioSearch
 
 # %% ../../nbs/data/207_corpus.ipynb #4c052cc5
@@ -93,6 +93,7 @@ def _complete_columns(df, name):
 # %% ../../nbs/data/207_corpus.ipynb #d431e8d4
 class Corpus:
     "A table of recordings"
+    view_settings = {} # How the recordings are changed when they are read: see `CorpusView`
     def __init__(self,
         df:pd.DataFrame, # One row per recording; only the column `path` is required
         root:str|Path='.', # Folder or URL that relative paths start from
@@ -174,6 +175,27 @@ def size(self:Corpus, i:int)->int|None:
 def audio(self:Corpus, i:int, sample_rate:int|None=16000)->Tensor:
     "Waveform `(S,)` of recording `i`; `sample_rate=None` keeps the rate of the file"
     return load_audio(self.source(i), sample_rate, *self.span(i))
+
+# %% ../../nbs/data/207_corpus.ipynb #c1674bb5
+@patch
+def num_samples(self:Corpus, i:int, sample_rate:int)->int:
+    "Samples that recording `i` will have at `sample_rate`, from its header"
+    source = self.source(i)
+    info = probe(source)
+    start,end = span_samples(info.sample_rate, info.samples, *self.span(i))
+    return math.ceil(sample_rate*(end-start)/info.sample_rate)
+
+# %% ../../nbs/data/207_corpus.ipynb #8a5fca54
+@patch
+def excerpt(self:Corpus,
+    i:int, # Recording
+    sample_rate:int, # In Hz
+    first:int, # First sample, at `sample_rate`
+    samples:int, # Samples to read at most
+)->Tensor: # `(S,)`
+    "A part of recording `i`, read without the rest"
+    start_s = float(self.df.at[i,'start_s'])+first/sample_rate
+    return load_audio(self.source(i), sample_rate, start_s, samples/sample_rate)
 
 # %% ../../nbs/data/207_corpus.ipynb #sc2e4bc2
 @patch

@@ -14,10 +14,8 @@ from functools import cached_property
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, name_file
-from .audio import load_audio
 from .augment import Augment
 from .corpus import Corpus, map_threaded
-from .extract import recording_samples
 from .features import FeatureExtractor
 from .store import FeatureSource
 
@@ -37,7 +35,16 @@ class LiveFeatures(FeatureSource):
         samples,self.problems = _count_samples(corpus, extractor.sample_rate)
         readable = samples > 0
         self.corpus,self.samples,self.ids = corpus.select(readable),samples[readable],corpus.ids[readable]
-        self.frames = np.array([extractor.num_frames(int(n)) for n in self.samples])
+        self.frames = self.count_frames(self.samples)
+    def count_frames(self, samples)->np.ndarray:
+        "Frames of waveforms of so many samples each"
+        return np.array([self.extractor.num_frames(int(n)) for n in samples])
+    @cached_property
+    def longest_frames(self)->np.ndarray:
+        "Frames of each recording at the slowest speed, if it is augmented"
+        speeds = [1.] if self.augment is None else self.augment.speed or [1.]
+        percent = np.where(self.corpus.df.split == 'train', min(100, round(100*min(speeds))), 100)
+        return self.count_frames(np.ceil(self.samples*100/percent))
     @cached_property
     def index(self)->pd.DataFrame:
         "Id, speaker, text and split of each recording"
@@ -53,7 +60,7 @@ def _count_samples(corpus, sample_rate):
     problems,ids = {},corpus.ids
     def _samples(i):
         try:
-            return recording_samples(corpus, i, sample_rate)
+            return corpus.num_samples(i, sample_rate)
         except QuantizerError as e:
             problems[ids[i]] = name_file(e, corpus.file(i))
         return 0
@@ -66,13 +73,14 @@ def _count_samples(corpus, sample_rate):
 @patch
 def load_span(self:LiveFeatures, i, start, frames, stretch=1.):
     "Samples of recording `i` for some frames from `start` on, `stretch` times as many as needed"
-    sr,first = self.extractor.sample_rate,round(start*self.extractor.sample_rate/self.frame_rate)
-    if frames == self.frames[i]:
+    sr = self.extractor.sample_rate
+    if frames >= self.frames[i]:
         return self.corpus.audio(i, sr)
+    start = min(start, int(self.frames[i])-frames)
+    first = round(start*sr/self.frame_rate)
     left = int(self.samples[i])-first
     needed = bisect_left(range(left), frames, self.extractor.win_length, key=self.extractor.num_frames)
-    duration_s = min(math.ceil(needed*stretch), left)/sr
-    return load_audio(self.corpus.source(i), sr, float(self.corpus.df.at[i,'start_s'])+first/sr, duration_s)
+    return self.corpus.excerpt(i, sr, first, min(math.ceil(needed*stretch), left))
 
 # %% ../../nbs/data/217_live.ipynb #0741272a
 @patch

@@ -102,7 +102,7 @@ def with_text(
     without = _first('; the first without one: ', targets.store)
     if not len(items):
         raise QuantizerError(f"no recording of the '{split}' part has a text or target{without}")
-    long = source.frames[items] > max(1, round(longest_s*source.frame_rate))
+    long = source.longest_frames[items] > max(1, round(longest_s*source.frame_rate))
     which = f"{len(items)} recordings of the '{split}' part are longer"
     why = 'texts and targets go with whole recordings'
     if long.all():
@@ -182,7 +182,8 @@ def feature_loaders(
         raise QuantizerError(f"batching is '{batching}': expected one of {', '.join(plans)}")
     def _loader(split, make_plan, augment=None, epoch_steps=None):
         items = usable_recordings(source, split, targets, longest_s)
-        plan = make_plan(Segments(items, source.frames[items], longest), batch_size*world, seed=seed)
+        frames = source.frames if make_plan is plans['crops'] else source.longest_frames
+        plan = make_plan(Segments(items, frames[items], longest), batch_size*world, seed=seed)
         dataset = BatchDataset(source, plan, rank, world, augment, targets)
         return batch_loader(dataset, epoch_steps or len(plan), workers)
     train = _loader('train', plans[batching], augment, epoch_steps)

@@ -177,6 +177,10 @@ class FeatureSource:
     "Recordings as frames; has `dim`, `dtype`, `frame_rate`, and `frames`: the number of frames of each"
     most_for_stats = 20_000 # Recordings that `mean_std` reads at most
     def __len__(self): return len(self.frames)
+    @property
+    def longest_frames(self)->np.ndarray:
+        "Frames of each recording, in the epoch in which it is longest"
+        return self.frames
     def __repr__(self):
         total = int(self.frames.sum())
         return f"{type(self).__name__}({self.name}: {len(self):,} recordings, {total:,} frames of {self.feature})"
