@@ -49,13 +49,13 @@ class Ours:
             feats,mask = self.enc(*(lambda x,m: (x, m.sum(1)))(*pad_batch(wavs)))
             hidden = self.teacher.decoder_hidden(tokens[:,:-1].clamp(min=0), self.teacher.cross_attention_cache(feats))
             head = [torch.nn.functional.pad(o.unflatten(0, hidden.shape[:2]), (0,0,1,0)) for o in vars(top_k(hidden.flatten(0, 1), self.teacher.vocab_embedding, 64)).values()]
-        return feats,mask,tokens,*head
+        return feats,mask,dict(teacher=(tokens,*head))
     def __call__(self, batch):
         t = time.process_time()
         if not self.stored:
             wavs,tokens = batch
             x,m = pad_batch(wavs)
-            batch = *self.enc(x, m.sum(1)),tokens
+            batch = *self.enc(x, m.sum(1)),dict(teacher=(tokens,))
         with torch.autocast('cpu', torch.bfloat16, self.dtype == 'bfloat16'): loss = self.model(*batch).loss
         self.opt.zero_grad()
         loss.backward()

@@ -26,6 +26,7 @@ from ..data.extract import build_store
 from ..data.features import FeatureExtractor
 from ..data.store import FeatureStore, is_finished
 from ..data.views import CorpusView, ViewStore
+from ..models.objectives import BatchTargets
 from ..models.autoencoder import (SpeechQuantizer, add_objectives, build_model, check_model,
     load_weights, objective_classes)
 from ..core.distributed import world_size, rank
@@ -232,17 +233,15 @@ def targets_from_config(
     store, # Features: a `FeatureStore` or `LiveFeatures`
     folder:str|Path, # Folder for the targets, unless the config names another
     progress:bool=True, # Show a progress bar
-): # Called with recordings, returns a tuple of tensors; `None` if no objective needs any
+)->BatchTargets|None: # `None` if no objective needs any
     "What each batch holds beside features; created if missing"
     extract = {k:v for k,v in cfg['data']['extract'].items() if k not in ('device','batch_s')}
-    found = []
+    found = {}
     for o in objective_classes(cfg['model']['losses']):
         options = cfg['model'].get(o.block)
-        found.append(o.prepare(options, cfg['features'], store, Path(folder), _device(cfg), progress=progress, **extract))
-    found = [targets for targets in found if targets is not None]
-    if len(found) > 1:
-        raise QuantizerError(f"'model.losses' has {len(found)} kinds of loss with targets of their own: expected one")
-    return found[0] if found else None
+        targets = o.prepare(options, cfg['features'], store, Path(folder), _device(cfg), progress=progress, **extract)
+        if targets is not None: found[o.block] = targets
+    return BatchTargets(found) if found else None
 
 # %% ../../nbs/app/902_build.ipynb #6795d8e1
 def model_from_config(

@@ -155,7 +155,7 @@ def print_sizes(self:Run):
     "Print what was skipped, and the sizes of data and model"
     problems = self.corpus.problems | self.store.problems
     if self.targets:
-        problems |= self.targets.store.problems
+        problems |= self.targets.problems
     print_skipped(problems, len(self.corpus)+len(self.corpus.problems))
     minutes = int(self.store.frames.sum())/self.store.frame_rate/60
     parameters = sum(p.numel() for p in self.learn.model.parameters())

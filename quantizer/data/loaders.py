@@ -47,7 +47,7 @@ class BatchDataset(Dataset):
     rank:int=0 # Rank of this process
     world:int=1 # Processes that train together
     augment:Callable|None=None # Function of `(feats (T,D), epoch, recording)` that changes a segment in place
-    targets:Callable|None=None # Function of recordings that returns a tuple of tensors for the batch
+    targets:Callable|None=None # Function of recordings and the epoch that returns a dict of tensors for the batch
     def __post_init__(self):
         self.buffers = BufferPool(self.source.dtype)
     def __len__(self): return len(self.plan)
@@ -56,7 +56,7 @@ class BatchDataset(Dataset):
 @patch
 def __getitem__(self:BatchDataset,
     position:int, # `epoch * len(plan) + step`
-)->tuple: # `feats (B,T,D)` in the source's `dtype`, `mask (B,T)`, targets if any, `ids`: see `BatchPlan.mask_and_ids`
+)->tuple: # `feats (B,T,D)` in the source's `dtype`, `mask (B,T)`, a dict of targets if any, `ids`: see `BatchPlan.mask_and_ids`
     "A batch"
     epoch,step = divmod(position, len(self.plan))
     plan = self.plan.batch(epoch, step)
@@ -73,7 +73,7 @@ def __getitem__(self:BatchDataset,
     if self.augment:
         for item,_,length,row,offset in zip(*plan):
             self.augment(feats[row,offset:offset+length], epoch, int(item))
-    targets = self.targets(plan.items) if self.targets else ()
+    targets = [self.targets(plan.items, epoch)] if self.targets else []
     return feats,torch.from_numpy(mask),*targets,torch.from_numpy(ids)
 
 # %% ../../nbs/data/220_loaders.ipynb #080213c9
@@ -93,13 +93,13 @@ class ResumableSampler(Sampler):
 def with_text(
     items:np.ndarray, # Recordings
     source, # The `FeatureStore` or `LiveFeatures` that they are in
-    targets, # Their texts; has `has`, a bool for each recording of the source, and `store`
+    targets, # Their texts; has `has`, a bool for each recording of the source, and `problems`
     split:str, # Name of their split, for errors
     longest_s:float, # Leave out recordings that are longer, in seconds
 )->np.ndarray:
     "Those of `items` that have a text and can be used whole; raises `QuantizerError` if there are none"
     items = items[targets.has[items]]
-    without = _first('; the first without one: ', targets.store)
+    without = _first('; the first without one: ', targets)
     if not len(items):
         raise QuantizerError(f"no recording of the '{split}' part has a text or target{without}")
     long = source.longest_frames[items] > max(1, round(longest_s*source.frame_rate))
@@ -141,7 +141,7 @@ def batch_loader(
 class FeatureLoaders(DataLoaders):
     "A training and a validation loader"
     device = property(lambda self: default_device()) # training moves model and batches there
-    def one_batch(self)->tuple: # `feats, mask`, targets if any, `ids`
+    def one_batch(self)->tuple: # `feats, mask`, a dict of targets if any, `ids`
         "A batch of the training loader"
         return next(iter(self.train))
 

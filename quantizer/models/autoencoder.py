@@ -109,12 +109,13 @@ def reconstruct(self:SpeechQuantizer,
 def forward(self:SpeechQuantizer,
     feats:Tensor, # `(B,T,D)`
     mask:Tensor, # `(B,T)`
-    *targets, # What other objectives need beside features
+    targets:dict|None=None, # What objectives need beside features: key of their options -> tuple of tensors
 )->Reconstruction:
     "Reconstruct a batch, with all losses; in training mode the quantizer learns"
     out = self.reconstruct(feats, mask)
     for objective in self.objectives:
-        objective(self, out, (feats, mask, *targets))
+        own = targets.get(objective.block, ()) if targets else ()
+        objective(self, out, (feats, mask, *own))
     return out
 
 # %% ../../nbs/models/405_autoencoder.ipynb #0c64b043

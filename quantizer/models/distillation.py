@@ -39,6 +39,7 @@ class FeatureTargets(Targets):
         self.mean,self.std = store.mean_std(rows[rows >= 0])
     def __call__(self,
         items, # Positions of recordings, none twice
+        epoch:int=0, # Has no effect
     )->tuple: # `(B,T,D)` and its mask `(B,T)`
         "What goes into a batch beside the features"
         rows = [(x-self.mean)/self.std for x in self.read(items)]

@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/objectives.html.md"""
 
 # %% auto #0
 __all__ = ['LOSSES', 'squared_error', 'absolute_error', 'huber_error', 'cosine_error', 'masked_sum', 'masked_mean', 'Objective',
-           'FrameObjective', 'Targets']
+           'FrameObjective', 'Targets', 'BatchTargets']
 
 # %% ../../nbs/models/404_objectives.ipynb #0dac7d5f
 import numpy as np
@@ -123,7 +123,7 @@ def prepare(cls:Objective,
     folder, # Folder for files that it makes
     device, # Device to compute on
     **extract, # Arguments of `build_store`
-): # Function of recordings that returns a tuple of tensors for each batch; `None` if none are needed
+)->'Targets|None': # `None` if nothing is needed
     "Make what a batch holds beside features"
 
 # %% ../../nbs/models/404_objectives.ipynb #9985a865
@@ -142,9 +142,37 @@ class Targets:
     )->list: # `(T,D)` of each
         "What the store holds of recordings"
         return [self.store.read(int(self.rows[i])) for i in items]
-    def __call__(self, items)->tuple: # Tensors, a row for each recording; one row, of padding alone, for none
+    @property
+    def problems(self)->dict:
+        "Recording -> why it has no target"
+        return self.store.problems
+    def __call__(self,
+        items, # Positions of recordings, none twice
+        epoch:int=0, # For targets that are not the same in every epoch
+    )->tuple: # Tensors, a row for each recording; one row, of padding alone, for none
         "What goes into a batch"
         raise NotImplementedError
+
+# %% ../../nbs/models/404_objectives.ipynb #f847a199
+class BatchTargets:
+    "The targets of several objectives"
+    def __init__(self,
+        parts:dict, # Key of an objective's options, such as `teacher` -> `Targets`
+    ):
+        self.parts = parts
+        self.has = np.all([o.has for o in parts.values()], 0)
+    @property
+    def problems(self)->dict:
+        "Recording -> why it has no target"
+        found = {}
+        for targets in self.parts.values(): found |= targets.problems
+        return found
+    def __call__(self,
+        items, # Positions of recordings, none twice
+        epoch:int=0,
+    )->dict: # Key -> tuple of tensors
+        "What goes into a batch"
+        return {key:targets(items, epoch) for key,targets in self.parts.items()}
 
 # %% ../../nbs/models/404_objectives.ipynb #mo330008
 @patch(cls_method=True)

@@ -108,6 +108,7 @@ class StoredTargets(Targets):
         self.topk = store.dim//2
     def __call__(self,
         items, # Positions of recordings, none twice
+        epoch:int=0, # Has no effect
     )->tuple: # Tokens `(B,L)`, -1 where padded; with `topk` also the likeliest tokens and log-probabilities `(B,L,topk)`
         "What goes into a batch beside the features"
         rows = self.read(items) or [torch.full((1,self.store.dim), -1.)]

@@ -52,13 +52,13 @@ def measure(self:WERCallback):
 
 # %% ../../nbs/whisper/808_wer.ipynb #307d32b7
 @patch
-def read_batch(self:WERCallback, feats, mask, tokens, *_)->list:
+def read_batch(self:WERCallback, feats, mask, targets, ids)->list:
     "Text, transcript and language of each recording that could be read"
     readable = mask.any(1)
     if not readable.any(): return []
     model = get_model(self.learn.model)
     objective = next(o for o in model.objectives if isinstance(o, TextObjective))
-    tokens = tokens[readable].tolist()
+    tokens = targets[objective.block][0][readable].tolist()
     languages = [objective.teacher.language_of(o) for o in tokens]
     texts = [objective.teacher.to_text(o) for o in tokens]
     longest = 2*max(map(len, tokens))
