@@ -65,7 +65,7 @@ def waveform_needs_live(data):
     if data['augment'] is None: return
     if Augment(**data['augment']).needs_waveform and not data['live']:
         raise QuantizerError("'data.augment' changes the waveform, and a store holds features: "
-            "set data.live=true, or leave gain, noise and speed out")
+            "set data.live=true, or leave out all but spec")
 
 DATA_RULES = (store_or_live, crop_within_longest, waveform_needs_live)
 
