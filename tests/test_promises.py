@@ -117,7 +117,7 @@ import resource
 from quantizer.all import Checkpoint, check_config
 from quantizer.app.config import Config, DataOptions, TrainOptions, read_config
 from quantizer.core.options import check_options, option_parameters, options_schema
-from quantizer.data.augment import Augment, noise_options, spec_options
+from quantizer.data.augment import Augment, band_options, codec_options, noise_options, reverb_options, spec_options
 from quantizer.data.features import FEATURES
 from quantizer.data.options import ExtractOptions
 from quantizer.models.autoencoder import objective_classes
@@ -131,7 +131,7 @@ from quantizer.train.stopping import EarlyStop
 
 def option_blocks():
     "All that a config can name: key -> class or function, and the arguments that are filled in"
-    blocks = {'':(Config,()), 'data':(DataOptions,()), 'data.extract':(ExtractOptions,()), 'data.augment':(Augment,()), 'data.augment.noise':(noise_options,()), 'data.augment.spec':(spec_options,()),
+    blocks = {'':(Config,()), 'data':(DataOptions,()), 'data.extract':(ExtractOptions,()), 'data.augment':(Augment,()), 'data.augment.noise':(noise_options,()), 'data.augment.reverb':(reverb_options,()), 'data.augment.band':(band_options,()), 'data.augment.codec':(codec_options,()), 'data.augment.spec':(spec_options,()),
         'train':(TrainOptions,()), 'train.checkpoint':(Checkpoint,FROM_RUN), 'train.early_stop':(EarlyStop,()), 'train.phases.0':(PhaseOptions,()), 'train.anneal.temperature':(anneal,())}
     dims = ('dim_in','dim_out','upsample')
     for key,registry,filled_in in (('train.schedule', SCHEDULES, ('lr',)), ('train.loggers.0', LOGGERS, ('out','config','resume','step')), ('features', FEATURES, ()), ('model.encoder', ENCODERS, dims), ('model.quantizer', QUANTIZERS, ()), ('model.decoder', DECODERS, dims)):
@@ -166,7 +166,7 @@ def test_every_number_has_a_range(key):
             assert said and said.startswith(f"'{key}.{name}' is ".replace("'.", "'")) and '\n' not in said, (name, value, said)
 
 # What 0 and -1 mean where they are accepted; all other numbers of these blocks refuse them
-ZERO = {'seed', 'data.workers', 'data.extract.workers', 'data.extract.batch_s', 'data.augment.noise.p', *(f'data.augment.spec.{o}' for o in ('time_masks','time_width','time_share','freq_masks','freq_width')),
+ZERO = {'seed', 'data.workers', 'data.extract.workers', 'data.extract.batch_s', *(f'data.augment.{o}.p' for o in ('noise','reverb','band','codec')), *(f'data.augment.spec.{o}' for o in ('time_masks','time_width','time_share','freq_masks','freq_width')),
     'train.wd', 'train.profile', 'train.wer', 'train.early_stop.min_delta', 'train.schedule=one_cycle.pct_start', *(f'train.schedule={o}.{k}' for o in ('cosine','linear','wsd','plateau') for k in ('warmup','final')),
     'train.schedule=wsd.decay', 'train.schedule=plateau.factor', 'train.schedule=plateau.min_delta', *(f'train.anneal.temperature.{o}' for o in ('start','end','begin','finish'))}
 

@@ -74,7 +74,7 @@ def waveform_needs_views(data):
             "the number of changed copies that are stored, or data.live=true")
     if data['views'] and not is_changed:
         raise QuantizerError(f"'data.views' is {data['views']}, and 'data.augment' does not change the waveform: "
-            "give it gain, noise or speed")
+            "give it gain, noise, speed, pitch, reverb, band or codec")
 
 DATA_RULES = (store_or_live, views_or_live, crop_within_longest, waveform_needs_views)
 
