@@ -143,15 +143,15 @@ def test_real(tmp_path):
     model.objectives.append(TextObjective(dict(kl=1., ce=1.), model, teacher, teacher.silence_states(enc, wavs)))
     tokens = pad_batch([torch.tensor([*teacher.prompt('en'), *teacher.text_tokens(t), teacher.eot])+1 for t in c.df.text])[0]-1
     model.set_hyperparam('quantized', 0)
-    out = model(feats, mask, tokens)
+    out = model(feats, mask, dict(teacher=(tokens,)))
     out.loss.backward()
     assert out.losses['kl'] < 0.1 and out.losses['accuracy'] > 0.6
     assert not any(p.grad is not None for p in teacher.parameters()) and all(p.grad is not None for p in model.parameters())
     model.eval()
     with torch.no_grad():
-        clean,more = model(feats, mask, tokens),torch.nn.functional.pad
-        dirty = model(more(feats, (0,0,0,30), value=1e3).masked_fill(~more(mask, (0,30))[...,None], -1e3), more(mask, (0,30)), more(tokens, (0,5), value=-1))
-        alone = [model(f[None,m], m[None,m], t[None,t >= 0]) for f,m,t in zip(feats, mask, tokens)]
+        clean,more = model(feats, mask, dict(teacher=(tokens,))),torch.nn.functional.pad
+        dirty = model(more(feats, (0,0,0,30), value=1e3).masked_fill(~more(mask, (0,30))[...,None], -1e3), more(mask, (0,30)), dict(teacher=(more(tokens, (0,5), value=-1),)))
+        alone = [model(f[None,m], m[None,m], dict(teacher=(t[None,t >= 0],))) for f,m,t in zip(feats, mask, tokens)]
     n = (tokens[:,len(teacher.prompt('en')):] >= 0).sum(1).tolist()
     for k in ('kl','ce'):
         assert abs(dirty.losses[k]-clean.losses[k]) < 1e-5

@@ -131,11 +131,11 @@ def views_from_config(
     corpus:Corpus, # Recordings of the run, with a split
     path:str|Path, # Folder of the store of the recordings
 )->list[tuple]: # `CorpusView`, and the folder of its store, of each
-    "The views of the training recordings"
+    "The views of the recordings for training and validation"
     numbers = range(1, cfg['data']['views']+1)
     if not numbers: return []
-    train,augment = corpus.part('train'),augment_from_config(cfg)
-    return [(CorpusView(train, augment, cfg['seed'], n), f'{path}-view{n}') for n in numbers]
+    used,augment = corpus.select((corpus.df.split != 'test').to_numpy()),augment_from_config(cfg)
+    return [(CorpusView(used, augment, cfg['seed'], n), f'{path}-view{n}') for n in numbers]
 
 # %% ../../nbs/app/902_build.ipynb #5c173b30
 def store_from_config(

@@ -61,7 +61,7 @@ def excerpt(self:CorpusView, i:int, sample_rate:int, first:int, samples:int)->Te
 
 # %% ../../nbs/data/219_views.ipynb #e0097491
 class ViewStore(FeatureStore):
-    "Features of recordings on disk, and of views of those that train; each epoch reads another view"
+    "Features of recordings on disk, and of views of them; each epoch of training reads another view"
     def __init__(self,
         plain:FeatureStore, # Features of the recordings
         views:list, # `FeatureStore` of each view
@@ -84,6 +84,19 @@ def view_numbers(self:ViewStore,
     has_view = self.source_rows[numbers,items] >= 0
     return np.where(has_view & (self.splits[items] == 'train'), numbers, 0)
 
+# %% ../../nbs/data/219_views.ipynb #f388dfe5
+@patch
+def other_view_numbers(self:ViewStore,
+    items, # Recordings
+    epoch:int,
+)->np.ndarray: # 0 for the recording itself
+    "Another view of each recording than the one that an epoch reads"
+    items = np.asarray(items)
+    n = len(self.sources)
+    steps = 1+random_below(n-1, self.seed, epoch, items)
+    numbers = (self.view_numbers(items, epoch)+steps)%n
+    return np.where(self.splits[items] == 'train', numbers, 1)
+
 # %% ../../nbs/data/219_views.ipynb #afeff3f4
 @patch(as_prop=True)
 def longest_frames(self:ViewStore)->np.ndarray:
@@ -92,6 +105,16 @@ def longest_frames(self:ViewStore)->np.ndarray:
     return np.max(frames, 0)
 
 # %% ../../nbs/data/219_views.ipynb #04fdbdad
+@patch
+def read_view(self:ViewStore,
+    i:int, # Recording
+    number:int, # Which view; 0 for the recording itself, as also where there is no such view
+)->Tensor: # `(T,D)`
+    "Frames of one view of a recording"
+    if self.source_rows[number,i] < 0: number = 0
+    return self.sources[number].read(int(self.source_rows[number,i]))
+
+# %% ../../nbs/data/219_views.ipynb #2cf4452a
 @patch
 def read_into(self:ViewStore, out, at, items, starts, lengths, epoch=None):
     "As `FeatureSource.read_into`; without an epoch, the recordings themselves"

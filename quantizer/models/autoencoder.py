@@ -32,6 +32,7 @@ class Reconstruction:
     x:Tensor # `(B,T,D)` normalised features, zero where padded
     y:Tensor # `(B,T,D)` their reconstruction, zero where padded
     mask:Tensor # `(B,T)`, `True` for a real frame
+    z:Tensor # `(B,T',D')` vectors from the encoder
     z_q:Tensor # `(B,T',D')` vectors that were decoded
     token_mask:Tensor # `(B,T')`, `True` for a real token
     codes:Tensor # `(B,T',Q)` int64, -1 where padded
@@ -99,7 +100,7 @@ def reconstruct(self:SpeechQuantizer,
         z_q = torch.lerp(z.type_as(z_q), z_q, share)
     y = self.decoder(z_q, token_mask, mask)
     frames = all_reduce_sum(mask.sum(), self.training)
-    out = Reconstruction(x, y, mask, z_q, token_mask, quantized.codes, quantized.loss, {}, frames)
+    out = Reconstruction(x, y, mask, z, z_q, token_mask, quantized.codes, quantized.loss, {}, frames)
     self.frame_objective(self, out, (feats, mask))
     out.losses |= quantized.losses
     return out

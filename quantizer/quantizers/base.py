@@ -112,6 +112,8 @@ class Quantizer(nn.Module, Schedulable):
     def num_codebooks(self)->int:
         return len(self.codebook_sizes)
 
+    def projected(self, x):
+        return x
     def quantize(self, x, batch_index):
         raise NotImplementedError
     def to_codes(self, x): raise NotImplementedError

@@ -89,6 +89,8 @@ class FSQ(Quantizer):
         self.out = linear_or_identity(len(levels), dim)
         self._add_grid(torch.tensor(levels))
 
+    def projected(self, x):
+        return fsq_bound(self.inp(x), self.levels)/(self.levels//2)
     def to_codes(self, x):
         return self._grid_codes(fsq_bound(self.inp(x), self.levels).round())
     def from_codes(self, codes):
@@ -232,14 +234,14 @@ class LFQ(Quantizer):
         self.is_straight_through = dim == d and not self.spherical
 
     def to_codes(self, x):
-        return self._sign_codes(self._project(x))
+        return self._sign_codes(self.projected(x))
     def from_codes(self, codes):
         signs = (codes & self.bit_values != 0)*2.-1
         return self.out(signs*self.scale)
 
 # %% ../../nbs/quantizers/306_scalar.ipynb #325a55b9
 @patch
-def _project(self:LFQ, x):
+def projected(self:LFQ, x):
     z = self.inp(x)
     return to_length_one(z) if self.spherical else z
 
@@ -250,7 +252,7 @@ def _sign_codes(self:LFQ, z):
 # %% ../../nbs/quantizers/306_scalar.ipynb #626509d2
 @patch
 def quantize(self:LFQ, x, batch_index):
-    z = self._project(x)
+    z = self.projected(x)
     q = torch.where(z > 0, self.scale, -self.scale)
     if self.gamma and self.codebook_size > 2**28:
         self._refuse(f"a loss over {self.codebook_size:,} codes", "at most 2^28 codes, or diversity_gamma: 0")

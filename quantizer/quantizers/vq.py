@@ -259,6 +259,10 @@ def _project_in(self:VQ, x):
     return to_length_one(h, 1e-6) if self.book.metric == 'cosine' else h
 
 @patch
+def projected(self:VQ, x):
+    return self._project_in(x).reshape(len(x), -1)
+
+@patch
 def _project_out(self:VQ, h):
     return self.out(h.reshape(-1, self.codebook_dim*self.heads))
 
