@@ -50,6 +50,11 @@ def test_mistakes(capsys, tmp_path, tokens, options):
     out = tmp_path/'out'
     assert 'gone: no such file or folder' in refused(capsys, 'compare', tokens[0], tmp_path/'gone', *options, '--out', out)
     assert "did you mean 'coding'" in refused(capsys, 'compare', tokens[0], *options[:2], '--only', 'codng', '--out', out)
+    for o in (['compare', tokens[0], tmp_path/'gone', *options], ['evaluate', tmp_path/'gone', *options[1:]]):
+        assert 'gone: no such file or folder' in refused(capsys, *o, '--token-rate', 50, '--out', out)
+    (tmp_path/'damaged').mkdir()
+    (tmp_path/'damaged/config.json').write_text('{"model"')
+    assert 'damaged tokenizer' in refused(capsys, 'compare', tokens[0], tmp_path/'damaged', *options, '--out', out)
     assert '--corpus' in refused(capsys, 'compare', tokens[0], '--out', out)
     (tmp_path/'measures.json').write_text('{"format": 1, "about"')
     for o in (tmp_path, tmp_path/'measures.json'):
