@@ -16,15 +16,7 @@ from quantizer.train.checkpoint_files import _state_sha256, _file_sha256, latest
 SMALL = ['train.epochs=4', 'model.encoder.width=16', 'model.encoder.dropout=0.1', 'model.decoder.width=16', 'model.quantizer.codebook_size=16', 'model.quantizer.dim=8', 'train.log_steps=1', 'train.checkpoint.steps=2']
 
 @pytest.fixture(scope='module')
-def one_thread():
-    "OpenMP's threads do not live on in a fork, which would wait for them; and other numbers of threads give other bits"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-@pytest.fixture(scope='module')
-def args(one_thread, tmp_path_factory):
+def args(tmp_path_factory):
     "A config, on every sixth recording of the sample, with a store"
     d,c = tmp_path_factory.mktemp('data'),Corpus.sample()
     c.df.iloc[::6].assign(path=[c.file(i) for i in range(0, len(c), 6)]).to_csv(d/'few.tsv', sep='\t', index=False)
