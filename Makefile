@@ -7,10 +7,12 @@ READY := $(VENV)/.installed
 BENCH := $(VENV)/.bench
 DOCS := $(VENV)/.docs
 PEER := .venv-bench/whisperspeech
+DISCOPHON := .venv-bench/discophon
+DISCOPHON_PYTHON ?= python3.12
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo whisper phonetic zoo test test-fast test-all fuzz architecture bench bench-quantizers bench-data bench-train bench-whisper lines docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo whisper phonetic zoo test test-fast test-all fuzz architecture bench bench-quantizers bench-data bench-train bench-whisper bench-phonetic lines docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -38,6 +40,14 @@ $(PEER)/.installed: tests/bench_whisper_requirements.txt tests/bench_whisper_pee
 	@echo "Installing WhisperSpeech into $(PEER): a minute or two"
 	@$(PEER)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r tests/bench_whisper_requirements.txt
 	@$(PEER)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/bench_whisper_peer_requirements.txt
+	@touch $@
+
+$(DISCOPHON)/.installed:
+	@$(DISCOPHON_PYTHON) -c 'import sys; sys.exit(sys.version_info<(3,12))' 2>/dev/null || \
+	  { echo "discophon needs Python 3.12 or newer, and '$(DISCOPHON_PYTHON)' is not: try make bench-phonetic DISCOPHON_PYTHON=python3.13" >&2; exit 1; }
+	@test -x $(DISCOPHON)/bin/python || $(DISCOPHON_PYTHON) -m venv $(DISCOPHON)
+	@echo "Installing discophon into $(DISCOPHON): a minute or two"
+	@$(DISCOPHON)/bin/python -m pip install -q --disable-pip-version-check discophon==0.2.0
 	@touch $@
 
 demo: $(READY)  ## train two small quantizers on the packaged recordings
@@ -85,7 +95,10 @@ bench-whisper: $(PEER)/.installed  ## time training with Whisper's decoder again
 	@$(PEER)/bin/python -m pip install -q --disable-pip-version-check --dry-run --ignore-installed --report build/peer.json 'whisperspeech[dev]==0.8.9' torch==2.13.0
 	@$(BIN)/python tests/count_lines.py --peer $$(echo $(PEER)/lib/python3*/site-packages) --report build/peer.json > nbs/benchmarks/lines.md
 
-bench: bench-quantizers bench-data bench-train bench-whisper  ## all four
+bench-phonetic: $(READY) $(DISCOPHON)/.installed  ## time the phonetic measures against DiscoPhon's, which needs Python 3.12; under a minute
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_phonetic.py $(DISCOPHON)/bin/python
+
+bench: bench-quantizers bench-data bench-train bench-whisper  ## all but bench-phonetic
 
 lines: $(READY)  ## count lines of code, by layer, and dependencies; and how the code reads
 	@$(BIN)/python tests/count_lines.py

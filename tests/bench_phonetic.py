@@ -1,6 +1,7 @@
-"""Time and memory of the phonetic measures, and of DiscoPhon: `python tests/bench_phonetic.py PYTHON [RATE CODES]`
+"""Time and memory of the phonetic measures, and of DiscoPhon: `make bench-phonetic`, or
+`python tests/bench_phonetic.py PYTHON [RATE CODES]`
 
-`PYTHON` is that of an environment with discophon 0.2.0. Tokens are phones, half of them replaced by random codes, of the recordings with
+`PYTHON` is that of an environment with discophon 0.2.0, which needs Python 3.12. Tokens are phones, half of them replaced by random codes, of the recordings with
 an alignment in QUANTIZER_DATA, or of the sample. `ours` are the same four numbers, `everything` is `measure_phonetic`. Each
 runs in a process of its own, twice: the second time is of compiled code."""
 import json, os, random, resource, subprocess, sys, tempfile, time

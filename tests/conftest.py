@@ -1,4 +1,7 @@
 "What all tests of this folder share"
+import os
+os.environ['OMP_NUM_THREADS'] = '1' # before torch is imported: some tests fork, and OpenMP's threads do not live on in a fork, which waits for them forever
+
 import pytest
 from matplotlib.figure import Figure
 

@@ -1,5 +1,5 @@
 "The page of evaluations, and the commands that write it"
-import json, math
+import json, math, subprocess, sys
 
 import numpy as np, pytest, soundfile as sf
 from command import refused, run
@@ -7,6 +7,7 @@ from quantizer.app.comparison import write_comparison
 from quantizer.evaluate import suite
 from quantizer.evaluate.evaluation import Evaluation, Result
 from quantizer.evaluate.intervals import Estimate, ratio
+from quantizer.evaluate.metrics import TEXT_METRICS
 
 @pytest.fixture(scope='module')
 def corpus(tmp_path_factory):
@@ -50,6 +51,11 @@ def test_mistakes(capsys, tmp_path, tokens, options):
     out = tmp_path/'out'
     assert 'gone: no such file or folder' in refused(capsys, 'compare', tokens[0], tmp_path/'gone', *options, '--out', out)
     assert "did you mean 'coding'" in refused(capsys, 'compare', tokens[0], *options[:2], '--only', 'codng', '--out', out)
+    for o in (['compare', tokens[0], tmp_path/'gone', *options], ['evaluate', tmp_path/'gone', *options[1:]]):
+        assert 'gone: no such file or folder' in refused(capsys, *o, '--token-rate', 50, '--out', out)
+    (tmp_path/'damaged').mkdir()
+    (tmp_path/'damaged/config.json').write_text('{"model"')
+    assert 'damaged tokenizer' in refused(capsys, 'compare', tokens[0], tmp_path/'damaged', *options, '--out', out)
     assert '--corpus' in refused(capsys, 'compare', tokens[0], '--out', out)
     (tmp_path/'measures.json').write_text('{"format": 1, "about"')
     for o in (tmp_path, tmp_path/'measures.json'):
@@ -99,6 +105,28 @@ def test_other_draws(tmp_path):
     assert 'No difference is shown where the draws of two estimates, of 20 and 20 groups, do not belong together' in page
     write_comparison(tmp_path/'a.html', dict(a=invented('a', range(20)), b=invented('b', range(20))))
     assert 'No difference' not in (tmp_path/'a.html').read_text()
+
+READ = """
+import sys
+from quantizer.app.comparison import write_comparison
+from quantizer.evaluate.evaluation import Evaluation
+evaluation = Evaluation.load(sys.argv[1])
+write_comparison(sys.argv[2], [evaluation])
+assert not any('quantizer.whisper' in o for o in sys.modules)
+print(evaluation.verdict()[0])
+"""
+
+def test_words_without_whisper(tmp_path):
+    "A saved evaluation with words is read where nothing has imported Whisper's room"
+    rng = np.random.default_rng(0)
+    def words(wer): return dict(words=Result({k:ratio(rng.normal(wer, 0.05, 40), np.ones(40)) for k in TEXT_METRICS}))
+    about = dict(corpus='made up', recordings=40, seconds=80., problems={}, versions={})
+    system = dict(token_rate=50., codebook_sizes=[256], bitrate=400.)
+    Evaluation(about, {'tokens':system, 'k-means':system}, {'tokens':words(0.3), 'k-means':words(0.5)}).save(tmp_path/'m.json')
+    done = subprocess.run([sys.executable, '-c', READ, tmp_path/'m.json', tmp_path/'a.html'], capture_output=True, text=True)
+    assert done.stdout.startswith('word error rate: better than k-means'), done.stderr
+    page = (tmp_path/'a.html').read_text()
+    for o in TEXT_METRICS.values(): assert o.label.strip() in page, o.label
 
 def test_size(tmp_path):
     "A page of twelve systems is small, and its verdicts are folded"

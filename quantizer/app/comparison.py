@@ -59,15 +59,13 @@ def unique_names(
         res.append(next(o for o in numbered if o not in res))
     return res
 
-def _own(evaluation): return next(iter(evaluation.systems))
-
 # %% ../../nbs/app/908_comparison.ipynb #93951e64
 def _system_rows(evaluations):
     "Each system of each evaluation: its title, its measures"
     res = []
     for label,evaluation in evaluations.items():
         for name,about in evaluation.systems.items():
-            is_own = name == _own(evaluation)
+            is_own = name == evaluation.own
             baseline = name if len(evaluations) == 1 else f'{name}, for {label}'
             res.append(dict(title=label if is_own else baseline, group=label, kind='own' if is_own else name,
                 is_own=is_own, bitrate=about.get('bitrate'), measures=evaluation.measures(name)))
@@ -91,7 +89,7 @@ def _full_rows(evaluation, reasons):
     res = []
     for name in table.index:
         metric,row = find_metric(name),table.loc[name]
-        gap = _gap(metric, row[_own(evaluation)], row.get('k-means'), reasons)
+        gap = _gap(metric, row[evaluation.own], row.get('k-means'), reasons)
         cells = [*(_cell(metric, o) for o in row), gap]
         res.append(dict(name=name, metric=metric, cells=cells, published=PUBLISHED.get(name)))
     return res
@@ -123,7 +121,7 @@ def _level_rows(label, evaluation):
         for number,level in enumerate(levels, 1):
             found = dict(codebook=Estimate(number)) | {k:_stored(level[k]) for k in LEVEL_HEADERS if k != 'codebook'}
             cells = [_cell(metric, found[k]) for k,metric in LEVEL_HEADERS.items()]
-            res.append(dict(title=label if name == _own(evaluation) else name, cells=cells))
+            res.append(dict(title=label if name == evaluation.own else name, cells=cells))
     return res
 
 def _in_short(evaluation):
@@ -137,7 +135,7 @@ def _in_short(evaluation):
 def _evaluation_page(label, evaluation):
     gap_reasons = {}
     rows = _full_rows(evaluation, gap_reasons)
-    columns = [label if o == _own(evaluation) else o for o in evaluation.systems]
+    columns = [label if o == evaluation.own else o for o in evaluation.systems]
     return dict(label=label, verdict=evaluation.verdict(), in_short=_in_short(evaluation), columns=columns, rows=rows, gap_reasons=[*gap_reasons],
         levels=_level_rows(label, evaluation), reasons=evaluation.reasons(), problems=[*evaluation.about['problems'].values()], made_of=_made_of(evaluation))
 
@@ -183,7 +181,7 @@ def _books(sizes):
     return ' + '.join(map(str, sizes))
 
 def _cost_row(label, evaluation):
-    about = evaluation.systems[_own(evaluation)]
+    about = evaluation.systems[evaluation.own]
     numbers = [about.get(k) for k in ('token_rate','parameters','encode_speed')]
     cells = [dict(text=_number(o), sort='' if o is None else o) for o in numbers]
     return dict(title=label, books=_books(about['codebook_sizes']), cells=cells)
@@ -203,7 +201,7 @@ def _plots(rows):
 # %% ../../nbs/app/908_comparison.ipynb #71c2e616
 def _curves(evaluations):
     "Training curves of the systems that have one"
-    curves = {label:o.systems[_own(o)].get('curve') for label,o in evaluations.items()}
+    curves = {label:o.systems[o.own].get('curve') for label,o in evaluations.items()}
     return [dict(group=label, steps=o[0], values=o[1]) for label,o in curves.items() if o]
 
 # %% ../../nbs/app/908_comparison.ipynb #85e8cd2d
@@ -241,7 +239,7 @@ def write_comparison(
 ):
     "Write a page about one evaluation, or one that compares several"
     if not isinstance(evaluations, dict):
-        names = unique_names([_own(o) for o in evaluations])
+        names = unique_names([o.own for o in evaluations])
         evaluations = dict(zip(names, evaluations))
     rows,gap_reasons = _system_rows(evaluations),{}
     headers = _headers(rows)

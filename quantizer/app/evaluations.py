@@ -39,10 +39,11 @@ def _open_tokens(a, what):
     "The tokenizer in a folder, or the tokens in a file"
     if Path(what).is_file():
         return Tokens.load(what, a.token_rate, a.codebook_size)
+    tokenizer = Tokenizer.load(what)
     for name in ('token_rate','codebook_size'):
         if getattr(a, name) is not None:
             raise QuantizerError(f"--{name.replace('_', '-')} is for files of tokens, and {what} is none")
-    return Tokenizer.load(what)
+    return tokenizer
 
 # %% ../../nbs/app/909_evaluations.ipynb #6a5f7669
 def _families(a):
@@ -124,7 +125,7 @@ def _open_saved(a, what):
     "The evaluation in `what`; `None` if it is to be made"
     saved = _saved_evaluation(what)
     if saved: return Evaluation.load(saved)
-    if not Path(what).exists(): raise QuantizerError(f"{what}: no such file or folder")
+    _open_tokens(a, what) # what is missing or damaged is refused here
     if a.corpus is None:
         raise QuantizerError(f"{what}: not a saved evaluation; to measure it, say on what: --corpus")
 

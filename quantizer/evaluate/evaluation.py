@@ -68,6 +68,11 @@ class Evaluation:
     results:dict # Name -> family -> `Result`
 
 # %% ../../nbs/evaluate/619_evaluation.ipynb #9d37c0d0
+@patch(as_prop=True)
+def own(self:Evaluation)->str:
+    "Name of the system that was evaluated; the others are its baselines"
+    return next(iter(self.systems))
+
 @patch
 def measures(self:Evaluation,
     name:str, # System
@@ -109,26 +114,36 @@ def judge(
     sign = (gap.low > 0)-(gap.high < 0)
     return -sign if metric.better == 'lower' else sign
 
+def _gap(own, baseline):
+    "`own` minus `baseline`, draw by draw; `None` if their draws do not belong together, or give no interval"
+    if own.drawn_by != baseline.drawn_by: return None
+    gap = difference(own, baseline)
+    return None if math.isnan(gap.low) else gap
+
 def compare_measure(
     name:str, # Key of `METRICS`
     own:Estimate,
     baseline:Estimate,
 )->int|None: # 1 if `own` is better, -1 if it is worse, 0 if the interval holds 0; `None` without an interval
     "Is a measure better than that of the baseline?"
-    if own.drawn_by != baseline.drawn_by: return None
-    gap = difference(own, baseline)
-    return None if math.isnan(gap.low) else judge(METRICS[name], gap)
+    gap = _gap(own, baseline)
+    return None if gap is None else judge(METRICS[name], gap)
 
 # %% ../../nbs/evaluate/619_evaluation.ipynb #72a4d404
-_WORDS = {1:'better than', -1:'worse than', 0:'no clear difference from'}
+@patch
+def gaps(self:Evaluation,
+    other:str, # Name of another system, such as `k-means`
+)->dict: # Measure -> `Estimate` of the evaluated system minus the other one
+    "The decisive measures beside those of another system, draw by draw"
+    if other not in self.systems: return {}
+    own,others = self.measures(self.own),self.measures(other)
+    found = {o:_gap(own[o], others[o]) for o in DECISIVE if o in own and o in others}
+    return {k:v for k,v in found.items() if v is not None}
 
 @patch
 def comparison(self:Evaluation)->dict: # Measure -> 1, -1 or 0, as from `compare_measure`
     "The decisive measures beside those of k-means"
-    if 'k-means' not in self.systems: return {}
-    own,baseline = self.measures([*self.systems][0]),self.measures('k-means')
-    found = {o:compare_measure(o, own[o], baseline[o]) for o in DECISIVE if o in own and o in baseline}
-    return {k:v for k,v in found.items() if v is not None}
+    return {k:judge(METRICS[k], gap) for k,gap in self.gaps('k-means').items()}
 
 # %% ../../nbs/evaluate/619_evaluation.ipynb #39d65a4b
 FEW_STEPS = 1000 # Fewer training steps are named in the advice
@@ -151,21 +166,20 @@ def advice(self:Evaluation)->list[str]:
 @patch
 def cost(self:Evaluation)->dict: # Measure -> `Estimate` of the tokens minus the features
     "What quantizing costs: decisive measures beside those of the features themselves, draw by draw"
-    if 'features' not in self.systems: return {}
-    own,features = self.measures([*self.systems][0]),self.measures('features')
-    shared = [o for o in DECISIVE if o in own and o in features]
-    return {o:difference(own[o], features[o]) for o in shared if own[o].drawn_by == features[o].drawn_by}
+    return self.gaps('features')
 
 # %% ../../nbs/evaluate/619_evaluation.ipynb #b630d260
+_WORDS = {1:'better than', -1:'worse than', 0:'no clear difference from'}
+
 @patch
 def verdict(self:Evaluation)->list[str]:
     "Sentences that compare the tokens with k-means of the same size and rate and with the features, and advice"
     if 'k-means' not in self.systems: return ['no k-means to compare with: fewer vectors than codes']
-    own,baseline = self.measures([*self.systems][0]),self.measures('k-means')
+    own,baseline = self.measures(self.own),self.measures('k-means')
     lines = [f'{METRICS[o].label}: {_WORDS[sign]} k-means of the same size and rate ({own[o].value:.3g} and {baseline[o].value:.3g})'
         for o,sign in self.comparison().items()]
     lines += [f'{METRICS[o].label}: {gap.value:+.3g} ({gap.low:.3g} to {gap.high:.3g}, paired) beside the features, which are not quantized'
-        for o,gap in self.cost().items() if not math.isnan(gap.low)]
+        for o,gap in self.cost().items()]
     return lines + self.advice()
 
 # %% ../../nbs/evaluate/619_evaluation.ipynb #b3288653

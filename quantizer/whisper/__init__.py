@@ -3,4 +3,4 @@
 Here belongs all that knows a Whisper teacher: targets, losses of text, transcripts, published checkpoints.
 It imports the rooms above; none of them imports it."""
 
-from . import objective, family # they enter losses into LOSSES, metrics into METRICS, and a family into FAMILIES
+from . import objective, family # they enter losses into LOSSES, and a family into FAMILIES
