@@ -6,7 +6,7 @@ from quantizer.models.backbones import DECODERS, ENCODERS
 
 # Options beside the defaults that take other paths; `stack` needs dimensions that fit
 DIMS = dict(stack=dict(quantizer_dim=48))
-ENCODER_OPTIONS = [('conv', dict(kernel=3, blocks=2)), ('transformer', dict(window=7, layers=2)),
+ENCODER_OPTIONS = [('conv', dict(kernel=3, blocks=2)), ('transformer', dict(window=7, layers=2)), ('conv', dict(instance_norm=True)), ('transformer', dict(instance_norm=True)),
                    ('bottleneck', dict(pool='conv', layers=1)), ('bottleneck', dict(pool='stride')),
                    ('whisperspeech', dict(pool='conv')), ('whisperspeech', dict(pool='stride'))]
 DECODER_OPTIONS = [('conv', dict(kernel=3, blocks=2)), ('transformer', dict(window=7, layers=2)),

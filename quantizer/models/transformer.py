@@ -174,9 +174,12 @@ class TransformerEncoder(_Transformer, Encoder):
         mult:int=4, # Width of the feed-forward layer, as a multiple of `width`
         dropout:float=0., # Dropout probability in each block
         window:int|None=None, # Frames that a block sees to each side; all by default
+        instance_norm:bool=False, # Give each recording mean 0 and variance 1 first, which takes away voice and channel
     ):
         super().__init__(downsample, width, layers, heads, mult, dropout, window)
         self.inp,self.out = nn.Linear(dim_in*downsample, width),nn.Linear(width, dim_out)
+        self.instance_norm = instance_norm
+        if instance_norm: self.receptive_radius = None
     def frames_to_tokens(self, x, mask, token_mask):
         stacked = x.unflatten(1, (-1,self.downsample)).flatten(2)
         return self.out(self.run_blocks(self.inp(stacked), token_mask))

@@ -39,8 +39,6 @@ class GumbelVQ(Quantizer):
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         self.register_buffer('temperature', torch.tensor(temperature))
 
-    def projected(self, x):
-        return self.scores(x).softmax(1)
     def to_codes(self, x):
         return self.scores(x).argmax(1, keepdim=True)
     def from_codes(self, codes):

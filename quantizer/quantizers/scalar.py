@@ -90,7 +90,7 @@ class FSQ(Quantizer):
         self._add_grid(torch.tensor(levels))
 
     def projected(self, x):
-        return fsq_bound(self.inp(x), self.levels)/(self.levels//2)
+        return fsq_bound(self.inp(x), self.levels)
     def to_codes(self, x):
         return self._grid_codes(fsq_bound(self.inp(x), self.levels).round())
     def from_codes(self, codes):
