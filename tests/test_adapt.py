@@ -88,7 +88,7 @@ def test_frozen(kind, corpora, english, spanish, tmp_path, capsys):
     "No bit of the quantizer changes, whatever it has to learn; a resumed run keeps it too"
     first = first_run(corpora, tmp_path/'first', *KINDS[kind], 'train.epochs=2') if KINDS[kind] else english
     out = tmp_path/'new'
-    adapt(first, out, spanish, 'frozen', only='signal', progress=False)
+    train_run(first/'config.yaml', out, adapt_changes(first, spanish, 'frozen'), progress=False)
     def _weights(o): return {k:v for k,v in state(o).items() if k.split('.')[-1] != 'draws'}
     assert same(_weights(first), _weights(out)) and config(out)['train']['freeze_codebook']
     assert not torch.equal(load_model(first).decoder.state_dict().popitem()[1], load_model(out).decoder.state_dict().popitem()[1])
@@ -113,16 +113,17 @@ def test_cannot_be_frozen():
     finally: del QUANTIZERS['test_moving']
 
 def test_grown(english, spanish, tmp_path):
-    "Larger when it is asked for; and as large as phases have made it"
-    adapt(english, tmp_path/'grown', [*spanish, 'model.quantizer.codebook_size=24'], only='signal', progress=False)
+    "Larger when it is asked for; each tokenizer stands beside k-means of its own size"
+    res = adapt(english, tmp_path/'grown', [*spanish, 'model.quantizer.codebook_size=24'], only='coding', progress=False)
     assert Tokenizer.load(tmp_path/'grown').codebook_size == 24
+    assert [o.systems['k-means']['codebook_sizes'] for o in (res.before, res.after)] == [[16],[24]]
 
 @pytest.mark.parametrize('block', [[], ['model.quantizer={name: residual, num_quantizers: 2, quantizer: {name: vq, codebook_size: 8}}'],
     ['model.quantizer={name: residual, codebook_size: [8,16]}']])
 def test_after_phases(block, corpora, spanish, tmp_path):
     "Phases are left out; their last weights and the size of the codebook stay"
     first = first_run(corpora, tmp_path/'first', *block, 'train.phases=[{epochs: 1}, {epochs: 2, losses: {commitment: 0.5}, codebook_size: 20}]')
-    adapt(first, tmp_path/'new', spanish, only='signal', progress=False)
+    train_run(first/'config.yaml', tmp_path/'new', adapt_changes(first, spanish), progress=False)
     assert load_model(tmp_path/'new').quantizer.codebook_sizes == load_model(first).quantizer.codebook_sizes == [20]*(2 if block else 1)
     assert [{k:o[k] for k in ('epochs','losses','codebook_size')} for o in config(tmp_path/'new')['train']['phases']] == [dict(epochs=4, losses=dict(commitment=0.5), codebook_size=None)]
 
