@@ -162,5 +162,14 @@ def test_no_run(capsys, english, spanish, tmp_path):
     assert 'has no tokenizer yet' in _told(tmp_path/'unfinished')
     assert 'holds a run already' in refused(capsys, 'adapt', english, *spanish, '--out', english)
 
+def test_phone_times(english, corpora, tmp_path, capsys):
+    "Those of the first language, in the folder of both: a line says so, and the rest is measured"
+    c = Corpus.sample()
+    shutil.copy(f'{c.root}/alignments.tsv', tmp_path)
+    shutil.copy(corpora/'es.tsv', tmp_path)
+    res = adapt(english, tmp_path/'new', [f'data.corpus={tmp_path}/es.tsv', 'train.epochs=1'], only='phonetic,signal', progress=False)
+    assert 'phones are not measured: ' in capsys.readouterr().err and 'nre' in res.changes()
+    assert any('phonetic of after' in o for o in res.reasons().values())
+
 def test_families():
     assert adapted_families('coding,signal') == ['coding','signal'] and not {'robustness','words'} & set(adapted_families())

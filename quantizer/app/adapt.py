@@ -9,7 +9,7 @@ __all__ = ['LR_SHARE', 'CODEBOOKS', 'first_config', 'adapt_changes', 'adapted_fa
            'adapt']
 
 # %% ../../nbs/app/911_adapt.ipynb #a3f84493
-import math
+import math, sys
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from .run import _make_paths_absolute, note_grown_size, train_run
 from .run_folder import _flatten
 from ..core.errors import QuantizerError
 from ..core.files import expand_path
+from ..evaluate.alignments import Alignments
 from ..evaluate.evaluation import DECISIVE, Evaluation, compare_measure
 from ..evaluate.intervals import difference
 from ..evaluate.metrics import METRICS, find_metric
@@ -39,7 +40,8 @@ def first_config(
         if (run/'tokenizer').is_dir(): return load_config(run/'config.yaml')
         raise QuantizerError(f"{run}: has no tokenizer yet; finish it with: quantizer train --resume --out {run}")
     if (run/'config.json').is_file():
-        raise QuantizerError(f"{run}: is a tokenizer, which does not say how it was trained; name the folder of its run")
+        raise QuantizerError(f"{run}: is a tokenizer, which does not say how it was trained; "
+            "name the folder of its run")
     raise QuantizerError(f"{run}: is not the folder of a run: it has no config.yaml")
 
 # %% ../../nbs/app/911_adapt.ipynb #49c57c93
@@ -57,6 +59,7 @@ def _start_values(run, train, codebook):
         res['anneal'] = {k:dict(start=o['end'], end=o['end'], shape='linear') for k,o in train['anneal'].items()}
     return {f'train.{k}':v for k,v in res.items()}
 
+# %% ../../nbs/app/911_adapt.ipynb #f4ffae49
 def _without_data(old):
     "Values that leave out what belongs to the recordings of the first run"
     blocks = [o.block for o in objective_classes(old['model']['losses'])]
@@ -103,7 +106,8 @@ def _check_weights(run, new, source):
     changed = [o for o in zip(sizes, old_sizes) if o[0] < o[1] or (is_frozen and o[0] != o[1])]
     if changed:
         problem = 'a frozen codebook keeps its size' if is_frozen else 'a codebook can grow, not shrink'
-        raise QuantizerError(f"'model.quantizer.codebook_size' is {changed[0][0]}, and {run} has {changed[0][1]} codes: {problem}")
+        new_size,old_size = changed[0]
+        raise QuantizerError(f"'model.quantizer.codebook_size' is {new_size}, and {run} has {old_size} codes: {problem}")
     init_model(model, run)
     if is_frozen: freeze_quantizer(model)
 
@@ -117,11 +121,12 @@ def adapt_changes(
 )->list[str]: # Changes of its config that make the config of the new run
     "All changes of an adapted run, checked; nothing is written"
     if codebook not in CODEBOOKS:
-        raise QuantizerError(f"the codebook is {codebook!r}: expected one of {', '.join(CODEBOOKS)}")
+        raise QuantizerError(f"--codebook {codebook}: expected one of {', '.join(CODEBOOKS)}")
     run = Path(expand_path(run)).absolute()
     old,path = first_config(run),run/'config.yaml'
     source = load_model(run)
-    values = _start_values(run, old['train'], codebook) | _without_data(old) | _grown_quantizer(old, source.quantizer.codebook_sizes)
+    values = _start_values(run, old['train'], codebook) | _without_data(old)
+    values |= _grown_quantizer(old, source.quantizer.codebook_sizes)
     res = [*(_as_change(*o) for o in values.items()), *changes]
     new = load_config(path, res)
     _check_corpus(run, old, new, changes)
@@ -163,6 +168,7 @@ def table(self:Adaptation)->pd.DataFrame:
     if 'k-means' in after: columns['k-means'] = after['k-means']
     return pd.DataFrame({name:[o.get(k) for k in after.index] for name,o in columns.items()}, index=after.index)
 
+# %% ../../nbs/app/911_adapt.ipynb #89cb6b55
 @patch
 def reasons(self:Adaptation)->dict: # Reason -> what it is about
     "Why something was not measured"
@@ -178,6 +184,14 @@ def verdict(self:Adaptation)->list[str]:
     return lines + self.after.verdict()
 
 # %% ../../nbs/app/911_adapt.ipynb #7f025625
+def _phone_times(corpus):
+    "The phone times beside the recordings; `False` if they cannot be used"
+    try: return Alignments.find(corpus)
+    except QuantizerError as e:
+        print(f'phones are not measured: {e}', file=sys.stderr)
+        return False # `None` would look for them again
+
+# %% ../../nbs/app/911_adapt.ipynb #8196eb26
 def measure_adaptation(
     out:str|Path, # Folder of an adapted run
     only:str|None=None, # Families of measures with commas between them; all but `robustness` and `words` by default
@@ -186,9 +200,12 @@ def measure_adaptation(
     families,out = adapted_families(only),Path(expand_path(out))
     cfg = load_config(out/'config.yaml')
     corpus,folder = corpus_from_config(cfg),out/'comparison'
+    options = 'valid',_phone_times(corpus),families
     places = dict(before=cfg['train']['init_from'], after=out)
+    if places['before'] is None:
+        raise QuantizerError(f"{out}: began with no other run: its config has no train.init_from")
     tokenizers = {name:Tokenizer.load(o) for name,o in places.items()}
-    found = {name:measure_system(o, places[name], name, corpus, folder, 'valid', None, families)
+    found = {name:measure_system(o, places[name], name, corpus, folder, *options)
         for name,o in tokenizers.items()}
     for name,o in found.items(): o.save(folder/f'{name}.json')
     page = folder/'comparison.html'
