@@ -59,7 +59,7 @@ def _start_values(run, train, codebook):
         res['anneal'] = {k:dict(start=o['end'], end=o['end'], shape='linear') for k,o in train['anneal'].items()}
     return {f'train.{k}':v for k,v in res.items()}
 
-# %% ../../nbs/app/911_adapt.ipynb #f4ffae49
+# %% ../../nbs/app/911_adapt.ipynb #8fff4b1d
 def _without_data(old):
     "Values that leave out what belongs to the recordings of the first run"
     blocks = [o.block for o in objective_classes(old['model']['losses'])]
@@ -168,7 +168,7 @@ def table(self:Adaptation)->pd.DataFrame:
     if 'k-means' in after: columns['k-means'] = after['k-means']
     return pd.DataFrame({name:[o.get(k) for k in after.index] for name,o in columns.items()}, index=after.index)
 
-# %% ../../nbs/app/911_adapt.ipynb #89cb6b55
+# %% ../../nbs/app/911_adapt.ipynb #5cd9c253
 @patch
 def reasons(self:Adaptation)->dict: # Reason -> what it is about
     "Why something was not measured"
@@ -191,7 +191,7 @@ def _phone_times(corpus):
         print(f'phones are not measured: {e}', file=sys.stderr)
         return False # `None` would look for them again
 
-# %% ../../nbs/app/911_adapt.ipynb #8196eb26
+# %% ../../nbs/app/911_adapt.ipynb #7e91f821
 def measure_adaptation(
     out:str|Path, # Folder of an adapted run
     only:str|None=None, # Families of measures with commas between them; all but `robustness` and `words` by default
