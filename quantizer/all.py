@@ -91,6 +91,7 @@ from .app.build import (corpus_from_config, extract_features, extractor_from_con
     learner_from_config, load_model)
 from .app.run import train_run
 from .app.watch import watch_run
+from .app.adapt import adapt
 
 # %% ../nbs/90_all.ipynb #85e2fdfb
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -178,7 +178,7 @@ def test_shared_store_keeps_splits_apart(capsys, tmp_path):
     assert code == 0
 
 def test_help_examples(capsys):
-    for verb in ('train','features','encode','decode','evaluate','compare','info','watch','sweep'):
+    for verb in ('train','features','encode','decode','evaluate','compare','info','watch','sweep','adapt'):
         with pytest.raises(SystemExit) as e: main([verb, '--help'])
         assert e.value.code == 0 and f'example: quantizer {verb}' in ' '.join(capsys.readouterr().out.split())
 

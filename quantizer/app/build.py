@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/app/build.html.md"""
 
 # %% auto #0
 __all__ = ['corpus_from_config', 'print_skipped', 'fill_store', 'open_store', 'augment_from_config', 'mask_features',
-           'views_from_config', 'store_from_config', 'extract_features', 'load_model', 'init_model',
+           'views_from_config', 'store_from_config', 'extract_features', 'load_model', 'init_model', 'freeze_quantizer',
            'targets_from_config', 'model_from_config', 'learner_from_config']
 
 # %% ../../nbs/app/902_build.ipynb #35423442
@@ -227,6 +227,18 @@ def init_model(
         reason = ' '.join(str(e).split()).split(': ', 1)[-1][:200]
         raise QuantizerError(f"'train.init_from' is {path}: its {name} is of another kind ({reason})") from None
 
+# %% ../../nbs/app/902_build.ipynb #7e6c3279
+def freeze_quantizer(
+    model:SpeechQuantizer, # Its quantizer is frozen in place
+    is_loaded:bool=True, # Does it have its weights already? A resumed run reads them later
+):
+    "Keep the quantizer of a model as it is; raises `QuantizerError` for one that changes in each step anyway"
+    quantizer = model.quantizer.freeze_all()
+    changed = quantizer.step_changes() if is_loaded else []
+    if changed:
+        raise QuantizerError(f"'train.freeze_codebook': quantizer '{quantizer.name}' cannot be frozen: "
+            f"a training step changes its '{changed[0]}'")
+
 # %% ../../nbs/app/902_build.ipynb #6e8a6301
 def targets_from_config(
     cfg:dict, # Checked
@@ -307,6 +319,8 @@ def _model_to_train(cfg, store, is_resumed):
     model = model_from_config(cfg, store)
     if train['init_from'] and not is_resumed:
         init_model(model, train['init_from'], train['init_part'])
+    if train['freeze_codebook']:
+        freeze_quantizer(model, not is_resumed)
     if train['activation_checkpointing']:
         checkpoint_activations(model)
     if train['compile']: compile_parts(model)

@@ -249,7 +249,7 @@ def phases_fit(cfg, model, out):
     quantizer = cfg['model']['quantizer']
     names = list(dict.fromkeys([*cfg['model']['losses'], *model.hyperparams()]))
     names.remove('quantized')
-    can_grow = model.quantizer.can_grow
+    can_grow = model.quantizer.can_grow and not train['freeze_codebook']
     train['phases'] = check_phases(train['phases'], names, model.quantizer.codebook_size, can_grow)
     train['epochs'] = sum(o['epochs'] for o in train['phases'])
 

@@ -8,6 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/quantizers/operations.html.md"""
 __all__ = []
 
 # %% ../../nbs/quantizers/310_operations.ipynb #7da9798b
+from copy import deepcopy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +33,24 @@ def freeze(self:VQ)->VQ:
     self.book.update_rule,self.book.is_started = 'frozen',True
     self.codebook.requires_grad_(False)
     return self
+
+# %% ../../nbs/quantizers/310_operations.ipynb #24ae8156
+@patch
+def freeze_all(self:Quantizer)->Quantizer:
+    "Stop all learning: vectors, linear layers and revival. This is a setting, not state"
+    self.requires_grad_(False)
+    for m in self.modules():
+        if isinstance(m, Codebook): m.update_rule = 'frozen'
+    return self
+
+# %% ../../nbs/quantizers/310_operations.ipynb #d7699b0a
+@patch
+def step_changes(self:Quantizer)->list[str]: # Names in its state; random draws are not counted
+    "What a forward pass in training mode changes, for noise"
+    trial = deepcopy(self).train()
+    before = {k:v.clone() for k,v in trial.state_dict().items()}
+    trial(torch.randn(2, 64, self.dim, generator=torch.Generator().manual_seed(0)).to(self.draws.device))
+    return [k for k,v in trial.state_dict().items() if k.split('.')[-1] != 'draws' and not torch.equal(v, before[k])]
 
 # %% ../../nbs/quantizers/310_operations.ipynb #op000001
 def _as_entries(vq, vectors, n):

@@ -41,6 +41,7 @@ class TrainOptions:
     loggers:Annotated[str|list|None, RESUME_SAFE]=None # `tensorboard`, `wandb`, or blocks with a name
     init_from:str|None=None # Run, checkpoint or tokenizer whose weights the run starts with
     init_part:Literal['all','codebook']='all' # Which of these weights to take
+    freeze_codebook:bool=False # Keep the quantizer of `init_from` as it is, to the bit
     profile:Annotated[NonNegativeInt, RESUME_SAFE]=0 # Steps to profile; 0 for none
     phases:list|None=None # Phases with their own losses and codebook size: blocks of `PhaseOptions`
     wer:NonNegativeInt=0 # Validations between two transcripts by Whisper; 0 for none
@@ -63,6 +64,8 @@ def check_train(
     train['checkpoint'] = check_options(Checkpoint, train['checkpoint'] or {}, 'train.checkpoint', FROM_RUN)
     if train['init_part'] != 'all' and train['init_from'] is None:
         raise QuantizerError(f"'train.init_part' is '{train['init_part']}', and 'train.init_from' names no run to take it from")
+    if train['freeze_codebook'] and train['init_from'] is None:
+        raise QuantizerError("'train.freeze_codebook' is true, and 'train.init_from' names no run with a codebook to keep")
     if train['early_stop'] is not None:
         train['early_stop'] = check_options(EarlyStop, train['early_stop'], 'train.early_stop')
     if train['anneal'] is not None:
