@@ -68,13 +68,15 @@ test-all: $(BENCH)  ## the same with everything that is slow, and with what need
 fuzz: $(READY)  ## feed 500,000 damaged files to all readers, in JOBS processes; up to an hour (FUZZ='--surface stores --inputs 2000')
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --jobs $(JOBS) $(FUZZ)
 
-whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; about an hour
+whisper: $(READY)  ## train semantic tokens through Whisper on the read speech in QUANTIZER_DATA; an hour or two
 	@$(BIN)/python tests/read_speech.py build/read_speech
 	$(BIN)/quantizer train whisper-vq-512 data.corpus=build/read_speech/manifest.tsv features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/whisper-vq-512
 	$(BIN)/quantizer evaluate runs/whisper-vq-512 build/read_speech/manifest.tsv --split valid --only words --out runs/whisper-vq-512-measures
 
-phonetic: $(READY)  ## train phonetic tokens on the read speech in QUANTIZER_DATA, and compare them with k-means; some ten minutes
+phonetic: $(READY)  ## train phonetic tokens, without and with a teacher, on the read speech in QUANTIZER_DATA, and compare them with k-means; some twenty minutes
 	@$(BIN)/python tests/read_speech.py build/read_speech
+	$(BIN)/quantizer train consistent-mfcc data.corpus=build/read_speech/manifest.tsv data.batch_size=4 train.epochs=6 --out runs/consistent-mfcc
+	$(BIN)/quantizer evaluate runs/consistent-mfcc build/read_speech/manifest.tsv --split valid --only phonetic,abx,leakage --out runs/consistent-mfcc-measures
 	$(BIN)/quantizer train phonetic-mfcc data.corpus=build/read_speech/manifest.tsv model.target.features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/phonetic-mfcc
 	$(BIN)/quantizer evaluate runs/phonetic-mfcc build/read_speech/manifest.tsv --split valid --only phonetic,abx --out runs/phonetic-mfcc-measures
 

@@ -166,7 +166,7 @@ def test_every_number_has_a_range(key):
             assert said and said.startswith(f"'{key}.{name}' is ".replace("'.", "'")) and '\n' not in said, (name, value, said)
 
 # What 0 and -1 mean where they are accepted; all other numbers of these blocks refuse them
-ZERO = {'seed', 'data.workers', 'data.extract.workers', 'data.extract.batch_s', *(f'data.augment.{o}.p' for o in ('noise','reverb','band','codec')), *(f'data.augment.spec.{o}' for o in ('time_masks','time_width','time_share','freq_masks','freq_width')),
+ZERO = {'seed', 'data.views', 'data.workers', 'data.extract.workers', 'data.extract.batch_s', *(f'data.augment.{o}.p' for o in ('noise','reverb','band','codec')), *(f'data.augment.spec.{o}' for o in ('time_masks','time_width','time_share','freq_masks','freq_width')),
     'train.wd', 'train.profile', 'train.wer', 'train.early_stop.min_delta', 'train.schedule=one_cycle.pct_start', *(f'train.schedule={o}.{k}' for o in ('cosine','linear','wsd','plateau') for k in ('warmup','final')),
     'train.schedule=wsd.decay', 'train.schedule=plateau.factor', 'train.schedule=plateau.min_delta', *(f'train.anneal.temperature.{o}' for o in ('start','end','begin','finish'))}
 
