@@ -64,7 +64,8 @@ def crop_within_longest(data):
 def views_or_live(data):
     "Live features are another view in every epoch, so they are not stored as views too"
     if data['live'] and data['views']:
-        raise QuantizerError(f"'data.live' and 'data.views' are both given: live features are another view in every epoch")
+        raise QuantizerError("'data.live' and 'data.views' are both given, and live features are another view in every epoch: "
+            "set data.views=0")
 
 def waveform_needs_views(data):
     "A store holds features, so a waveform is changed live, or for views; and views are of changed waveforms"
