@@ -26,7 +26,7 @@ from ..core.files import expand_path
 from ..evaluate.alignments import Alignments
 from ..evaluate.evaluation import DECISIVE, Evaluation, compare_measure
 from ..evaluate.intervals import difference
-from ..evaluate.metrics import METRICS, find_metric
+from ..evaluate.metrics import METRICS
 from ..evaluate.suite import FAMILIES, default_families
 from ..models.autoencoder import build_model, objective_classes
 from ..tokens.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.errors import QuantizerError, check_range
 from ..core.registry import Registry
-from ..core.tensors import keep_type
+from ..core.tensors import group_means, keep_type
 
 # %% ../../nbs/models/401_backbones.ipynb #06c0efd8
 ENCODERS = Registry('encoder')
@@ -92,11 +92,8 @@ def normalise_recordings(
 )->Tensor: # `(B,T,D)`, zero where padded
     "Each recording with mean 0 and variance 1 in each value"
     frames,numbers = x[mask].float(),recording_numbers(mask)[mask]
-    counts = torch.bincount(numbers)[:,None]
-    def _means(values):
-        return values.new_zeros(len(counts), x.shape[2]).index_add(0, numbers, values)/counts
-    centred = frames-_means(frames)[numbers]
-    variance = _means(centred.pow(2))+1e-4
+    centred = frames-group_means(frames, numbers)[numbers]
+    variance = group_means(centred.pow(2), numbers)+1e-4
     normal = centred/variance.sqrt()[numbers]
     return torch.zeros_like(x).index_put((mask,), normal.type_as(x))
 

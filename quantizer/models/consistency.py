@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..core.distributed import all_reduce_sum, global_sum
 from ..core.errors import QuantizerError
-from ..core.tensors import pad_batch
+from ..core.tensors import group_means, pad_batch
 from ..data.views import ViewStore
 from .objectives import LOSSES, Objective, Targets
 
@@ -46,9 +46,8 @@ def subtract_means(
     recordings:Tensor, # `(N,)` row of the batch that each is from, ascending
 )->Tensor: # `(N,D)`
     "Vectors without the mean of their recording"
-    rows,counts = recordings.unique_consecutive(return_inverse=True, return_counts=True)[1:]
-    means = x.new_zeros(len(counts), x.shape[1]).index_add(0, rows, x)/counts[:,None]
-    return x-means[rows]
+    groups = recordings.unique_consecutive(return_inverse=True)[1] # a recording may have no vectors
+    return x-group_means(x, groups)[groups]
 
 def shared_information(
     a:Tensor, # `(N,D)` vectors of one view; `N` may be 0
