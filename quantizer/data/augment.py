@@ -143,7 +143,7 @@ if 'MP3' in sf.available_formats():
 # %% ../../nbs/data/213_augment.ipynb #753a96b8
 def noise_options(
     snr:list=[5,20], # Range of the signal-to-noise ratio, in dB
-    kind:Literal['white','pink','speech']='pink', # Noise to make: equally loud at all frequencies, falling by 3 dB an octave, or with the spectrum of the crop
+    kind:Literal['white','pink','speech','any']='pink', # Noise to make: equally loud at all frequencies, falling by 3 dB an octave, with the spectrum of the crop, or one of these at random
     folder:str|None=None, # Use spans of recordings instead: a folder, or any other corpus
     p:Fraction=1., # Probability of adding noise
 ): pass
@@ -273,9 +273,10 @@ def draw_noise(self:Augment,
     "Noise for a crop, of any level"
     if self.noises is not None:
         return self._cut_noise(len(wav), sample_rate, rng)
-    if self.noise['kind'] == 'speech':
-        return speech_noise(wav, rng)
-    return make_noise(len(wav), self.noise['kind'], rng)
+    kind = self.noise['kind']
+    if kind == 'any':
+        kind = ('white','pink','speech')[rng.integers(3)]
+    return speech_noise(wav, rng) if kind == 'speech' else make_noise(len(wav), kind, rng)
 
 @patch
 def _cut_noise(self:Augment, n, sample_rate, rng):
