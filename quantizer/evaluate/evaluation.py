@@ -159,7 +159,8 @@ def advice(self:Evaluation)->list[str]:
         res.append(f'too little training: {steps:,} steps; raise train.epochs')
     if found.get('nre') == 1:
         res.append('the loss asks for reconstruction only, and a token need not name its phone for that: '
-            "try features of a teacher as the target, as the config 'phonetic-mfcc' does")
+            "try two views of each recording, as the config 'consistent-mfcc' does, or features of a teacher as the target, "
+            "as 'phonetic-mfcc' does")
     return res or ['try a lower token rate or more codes, or features that carry phones, as Whisper\'s']
 
 # %% ../../nbs/evaluate/619_evaluation.ipynb #4056e10e

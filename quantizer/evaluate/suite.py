@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/suite.html.md"""
 # %% auto #0
 __all__ = ['FAMILIES', 'NO_TOKENS', 'NO_TOKENIZER', 'NO_ALIGNMENTS', 'MAX_CENTRES', 'System', 'Material', 'default_families',
            'StoreFrames', 'encode_store', 'baseline_sizes', 'Plan', 'measure_family', 'evaluate_systems',
-           'evaluate_tokens']
+           'evaluate_tokens', 'measure_phones']
 
 # %% ../../nbs/evaluate/620_suite.ipynb #aec4f089
 import math, tempfile, time
@@ -328,3 +328,16 @@ def evaluate_tokens(
             res.about['steps'] = steps
             return res
         finally: store.close()
+
+# %% ../../nbs/evaluate/620_suite.ipynb #c1e2aea0
+def measure_phones(
+    tokenizers:dict, # Name -> `Tokenizer` for the features of the store; the first one is compared with the others
+    store, # Features of the recordings
+    corpus:Corpus, # Recordings to measure
+)->Evaluation|None: # `None` if no phone times are beside the corpus
+    "What tokens tell of phones; raises `QuantizerError` for phone times of other recordings"
+    alignments = Alignments.find(corpus)
+    if alignments is None: return None
+    items = np.flatnonzero(np.isin(store.index.id, corpus.ids))
+    systems = [System(name, encode_store(o, store, items, name), o) for name,o in tokenizers.items()]
+    return evaluate_systems(systems, Material(corpus, alignments), ['phonetic','abx'])
