@@ -12,7 +12,7 @@ DISCOPHON_PYTHON ?= python3.12
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo whisper phonetic zoo test test-fast test-all fuzz architecture bench bench-quantizers bench-data bench-train bench-whisper bench-phonetic lines docs export notebooks readme prepare hooks wheel clean
+.PHONY: help venv demo whisper phonetic objectives adapt zoo test test-fast test-all fuzz architecture bench bench-quantizers bench-data bench-train bench-whisper bench-phonetic lines docs export notebooks readme prepare hooks wheel clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -50,11 +50,12 @@ $(DISCOPHON)/.installed:
 	@$(DISCOPHON)/bin/python -m pip install -q --disable-pip-version-check discophon==0.2.0
 	@touch $@
 
-demo: $(READY)  ## train two small quantizers on the packaged recordings
+demo: $(READY)  ## train three small quantizers on the packaged recordings
 	@rm -rf demo
+	$(BIN)/quantizer train consistent-mfcc --out demo/consistent-mfcc
 	$(BIN)/quantizer train mfcc-vq --out demo/mfcc-vq
 	$(BIN)/quantizer train logmel-vq --out demo/logmel-vq
-	@echo "Open demo/mfcc-vq/report.html and demo/logmel-vq/report.html"
+	@echo "Open demo/*/report.html"
 
 test: $(READY)  ## test the notebooks and the project, in parallel
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS)
@@ -72,6 +73,9 @@ whisper: $(READY)  ## train semantic tokens through Whisper on the read speech i
 	@$(BIN)/python tests/read_speech.py build/read_speech
 	$(BIN)/quantizer train whisper-vq-512 data.corpus=build/read_speech/manifest.tsv features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/whisper-vq-512
 	$(BIN)/quantizer evaluate runs/whisper-vq-512 build/read_speech/manifest.tsv --split valid --only words --out runs/whisper-vq-512-measures
+	@$(BIN)/python tests/unheard_speech.py build/read_speech
+	$(BIN)/quantizer evaluate runs/whisper-vq-512 build/read_speech/noisy.tsv --only words --out runs/whisper-vq-512-noisy
+	$(BIN)/quantizer evaluate runs/whisper-vq-512 build/read_speech/prompts.tsv --only words --out runs/whisper-vq-512-prompts
 
 phonetic: $(READY)  ## train phonetic tokens, without and with a teacher, on the read speech in QUANTIZER_DATA, and compare them with k-means; some twenty minutes
 	@$(BIN)/python tests/read_speech.py build/read_speech
@@ -79,6 +83,17 @@ phonetic: $(READY)  ## train phonetic tokens, without and with a teacher, on the
 	$(BIN)/quantizer evaluate runs/consistent-mfcc build/read_speech/manifest.tsv --split valid --only phonetic,abx,leakage --out runs/consistent-mfcc-measures
 	$(BIN)/quantizer train phonetic-mfcc data.corpus=build/read_speech/manifest.tsv model.target.features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/phonetic-mfcc
 	$(BIN)/quantizer evaluate runs/phonetic-mfcc build/read_speech/manifest.tsv --split valid --only phonetic,abx --out runs/phonetic-mfcc-measures
+
+objectives: $(READY)  ## train the same small tokens with every objective on the read speech in QUANTIZER_DATA, and measure them; some two hours (OBJECTIVES='--seeds 3')
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/objectives.py $(OBJECTIVES)
+
+adapt: $(READY)  ## train on the English read speech in QUANTIZER_DATA, adapt to Czech, and compare with training on Czech alone; some ten minutes
+	@$(BIN)/python tests/read_speech.py build/read_speech
+	@$(BIN)/python tests/unheard_speech.py build/read_speech
+	$(BIN)/quantizer train mfcc-vq data.corpus=build/read_speech/manifest.tsv train.epochs=60 --out runs/english
+	$(BIN)/quantizer adapt runs/english data.corpus=build/read_speech/czech.tsv train.epochs=10 --out runs/czech
+	$(BIN)/quantizer train mfcc-vq data.corpus=build/read_speech/czech.tsv train.epochs=10 --out runs/czech-alone
+	$(BIN)/quantizer compare runs/czech runs/czech-alone --corpus build/read_speech/czech.tsv --split valid --only signal,robustness --out runs/czech-measures
 
 zoo: $(READY)  ## train all quantizers on the read speech in QUANTIZER_DATA, and measure them; some two hours (ZOO='--seeds 3')
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py $(ZOO)

@@ -1,5 +1,6 @@
 """Write English speech of other kinds than that of read_speech.py: `python tests/unheard_speech.py FOLDER`, after `python tests/read_speech.py FOLDER`.
-`prompts.tsv`: telephone prompts, every second one; `noisy.tsv`: the read speech that is held out, in white noise at 10 dB"""
+`prompts.tsv`: telephone prompts, every second one; `noisy.tsv`: the read speech that is held out, in white noise at 10 dB;
+`czech.tsv`: dialogues of a game in Czech, with speakers held out"""
 import os, sys
 from pathlib import Path
 import soundfile as sf
@@ -7,15 +8,22 @@ from quantizer.data.corpus import Corpus
 from quantizer.evaluate.perturbations import perturb
 from read_speech import COLUMNS
 
-def save(df, path):
-    "Write a manifest without a split: all of it is measured"
-    df[[o for o in COLUMNS if o != 'split']].to_csv(path, sep='\t', index=False, quoting=3)
+UNSPLIT = [o for o in COLUMNS if o != 'split'] # all of such a corpus is measured
 
-def write_prompts(out, data):
+def save(df, path, columns=UNSPLIT):
+    "Write a manifest"
+    df[columns].to_csv(path, sep='\t', index=False, quoting=3)
+
+def write_prompts(corpus, out):
     "Prompts of at least 1.5 s, whose texts are known"
-    df = Corpus.load(data/'manifest.tsv', dict(label='text')).df
+    df = corpus.df
     df = df[df.path.str.startswith('prompts/') & (df.language == 'en') & (df.duration_s > 1.5)].iloc[::2]
-    save(df.assign(path=[str(data/o) for o in df.path]), out/'prompts.tsv')
+    save(df.assign(path=[str(corpus.root/o) for o in df.path]), out/'prompts.tsv')
+
+def write_czech(corpus, out):
+    "All dialogues"
+    df = corpus.select((corpus.df.language == 'cs').to_numpy()).with_split(0.2, seed=0).df
+    save(df.assign(path=[str(corpus.root/o) for o in df.path]), out/'czech.tsv', COLUMNS)
 
 def write_noisy(out, sample_rate=16000):
     "Copies in noise"
@@ -30,5 +38,8 @@ def write_noisy(out, sample_rate=16000):
 
 if __name__ == '__main__':
     out = Path(sys.argv[1])
-    write_prompts(out, Path(os.environ['QUANTIZER_DATA']).absolute()/'data'/'dev')
+    data = Path(os.environ['QUANTIZER_DATA']).absolute()/'data'/'dev'
+    corpus = Corpus.load(data/'manifest.tsv', dict(label='text'))
+    write_prompts(corpus, out)
+    write_czech(corpus, out)
     write_noisy(out)

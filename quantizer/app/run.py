@@ -298,20 +298,21 @@ def _fit_kmeans(cfg, store, tokenizer):
 # %% ../../nbs/app/906_run.ipynb #ebc8ae9e
 PHONE_MEASURES = ('pnmi','pnmi_chance','pnmi_corrected','per','abx_within','abx_across','abx_across_phone')
 
-def _add_phones(measures, tokenizers, store, valid):
-    "Add phonetic measures and a verdict, if phone times are known"
+def _add_phones(measures, tokenizers, store, valid, about):
+    "Add phonetic measures and a verdict, if phone times are known; `about` the run is for the advice"
     try: found = measure_phones(tokenizers, store, valid)
     except QuantizerError as e:
         measures['this run']['phones'] = [f'phones were not measured: {e}']
         return
     if found is None: return
+    found.about |= about
     for name in tokenizers:
         values = found.measures(name)
         measures[name] |= {k:values[k].value for k in PHONE_MEASURES if k in values}
     measures['this run']['phones'] = found.verdict() if 'k-means' in tokenizers else []
 
 # %% ../../nbs/app/906_run.ipynb #ccdca44c
-def measure_run(cfg, corpus, store, tokenizer):
+def measure_run(cfg, corpus, store, tokenizer, steps):
     "Measures of a tokenizer and of k-means; also the validation part, and texts if there is an objective of text"
     valid = _valid_part(corpus, store)
     measures = {'this run': evaluate(tokenizer, valid)}
@@ -322,9 +323,10 @@ def measure_run(cfg, corpus, store, tokenizer):
     if baseline is not None:
         tokenizers['k-means'] = baseline
         measures['k-means'] = baseline_measures
-    _add_phones(measures, tokenizers, store, valid)
+    objectives = objective_classes(cfg['model']['losses'])
+    _add_phones(measures, tokenizers, store, valid, dict(steps=steps, only_reconstructs=not objectives))
     texts = None
-    for o in objective_classes(cfg['model']['losses']):
+    for o in objectives:
         found,examples = o.measure(tokenizers, valid)
         if examples is not None: texts = examples
         for column,values in found.items():
@@ -341,7 +343,7 @@ def report_run(
     state:dict, # State of the checkpoint that its weights are from
 )->dict: # Column of the report -> measures
     "Measure the tokenizer of a run, and write `measures.json` and `report.html`"
-    measures,valid,texts = measure_run(cfg, corpus, store, tokenizer)
+    measures,valid,texts = measure_run(cfg, corpus, store, tokenizer, state['step'])
     measures['this run'] |= dict(epoch=state['epoch'], step=state['step'])
     with atomic_path(out/'measures.json') as tmp:
         tmp.write_text(json.dumps(measures, indent=1))
