@@ -300,16 +300,16 @@ PHONE_MEASURES = ('pnmi','pnmi_chance','pnmi_corrected','per','abx_within','abx_
 
 def _add_phones(measures, tokenizers, store, valid, about):
     "Add phonetic measures and a verdict, if phone times are known; `about` the run is for the advice"
-    try: found = measure_phones(tokenizers, store, valid)
-    except QuantizerError as e:
-        measures['this run']['phones'] = [f'phones were not measured: {e}']
-        return
+    found = measure_phones(tokenizers, store, valid)
     if found is None: return
     found.about |= about
     for name in tokenizers:
         values = found.measures(name)
         measures[name] |= {k:values[k].value for k in PHONE_MEASURES if k in values}
-    measures['this run']['phones'] = found.verdict() if 'k-means' in tokenizers else []
+    lines = found.verdict() if 'k-means' in tokenizers else []
+    if 'pnmi' not in measures['this run']:
+        lines = [f'phones were not measured: {o}' for o in found.reasons()]
+    measures['this run']['phones'] = lines
 
 # %% ../../nbs/app/906_run.ipynb #ccdca44c
 def measure_run(cfg, corpus, store, tokenizer, steps):
