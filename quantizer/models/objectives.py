@@ -62,8 +62,8 @@ def masked_mean(
 # %% ../../nbs/models/404_objectives.ipynb #38033b51
 class Objective(nn.Module):
     "Base class of losses that are more than a function of two frames"
-    block = None # Key of its options in the `model` block of a config, such as `teacher`; `None`: no options
-    options = None # Class whose signature defines the options
+    block = None # Key of its options in the `model` block of a config, and of its targets in a batch, such as `teacher`; `None`: neither
+    options = object # Class whose signature defines the options; those of `object` are none
     counts_frames = False # Are its losses means over frames? Then the log needs no count for each
     def __init__(self,
         weights:dict, # Loss -> weight; schedules can change them
