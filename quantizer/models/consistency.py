@@ -15,7 +15,7 @@ from ..core.distributed import all_reduce_sum, global_sum
 from ..core.errors import QuantizerError
 from ..core.tensors import group_means, pad_batch
 from ..data.views import ViewStore
-from .objectives import LOSSES, Objective, Targets
+from .objectives import LOSSES, Objective, Targets, needs_whole_recordings
 
 # %% ../../nbs/models/407_consistency.ipynb #d8736f40
 class ViewTargets(Targets):
@@ -85,12 +85,7 @@ def check_config(cls:Consistency, cfg):
     data = cfg['data']
     if not data['views']:
         raise QuantizerError("'model.losses.consistency' compares views of a recording: set data.views and data.augment")
-    if data['batching'] != 'buckets':
-        raise QuantizerError(f"'data.batching' is '{data['batching']}': consistency compares whole recordings, "
-            "so it needs buckets")
-    if data['augment'].get('speed'):
-        raise QuantizerError("'data.augment.speed' changes the time of a view, so that its frames have no counterpart: "
-            "leave it out")
+    needs_whole_recordings(data, 'consistency', keep_time=True)
 
 # %% ../../nbs/models/407_consistency.ipynb #daa2fb41
 @patch(cls_method=True)
