@@ -19,6 +19,8 @@ def test_run(trained):
     log = pd.read_csv(trained/'log.csv')
     assert log.valid_distillation.iloc[-1] < log.valid_distillation.iloc[0]
     assert (trained/'targets').is_dir()
+    best = json.loads((trained/'checkpoints/best/state.json').read_text())
+    assert (best['monitor'], best['value']) == ('valid_distillation', log.valid_distillation.min())
     tokenizer = Tokenizer.load(trained)
     assert tokenizer.token_rate == 25 and not any('head' in o for o in tokenizer.model.state_dict())
     assert set(json.loads((trained/'measures.json').read_text())) == {'this run', 'k-means'}

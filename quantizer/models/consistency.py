@@ -63,6 +63,7 @@ def shared_information(
 class Consistency(Objective):
     "Distance of two views of a recording, and the volume that its vectors fill"
     block = 'consistency'
+    monitors = ('consistency',)
     def forward(self, model, out, batch):
         "Encode the other view, and add the loss to `out`"
         if len(batch) == 2: return # features without another view

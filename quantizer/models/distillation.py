@@ -52,6 +52,7 @@ class FeatureTargets(Targets):
 class Distillation(Objective):
     "Squared error of target features that a linear layer predicts from each token"
     block,options = 'target',TargetOptions
+    monitors = ('distillation',)
     def __init__(self,
         weights:dict, # `distillation` -> weight
         dim_in:int, # `D` of the quantizer

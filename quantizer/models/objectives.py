@@ -65,6 +65,7 @@ class Objective(nn.Module):
     "Base class of losses that are more than a function of two frames"
     block = None # Key of its options in the `model` block of a config, and of its targets in a batch, such as `teacher`; `None`: neither
     options = object # Class whose signature defines the options; those of `object` are none
+    monitors = () # Its losses that may say which epoch is best, first the one that says it best
     counts_frames = False # Are its losses means over frames? Then the log needs no count for each
     def __init__(self,
         weights:dict, # Loss -> weight; schedules can change them

@@ -44,6 +44,7 @@ class TeacherOptions:
 class TextObjective(Objective):
     "Cross-entropy and divergence of the text that Whisper's decoder reads from tokens"
     block,options = 'teacher',TeacherOptions
+    monitors = ('kl','ce')
     def __init__(self,
         weights:dict, # `ce` and `kl` -> weight
         model:SpeechQuantizer, # Model to train; the silence of its decoder is initialised
