@@ -213,9 +213,10 @@ def init_model(
     model:SpeechQuantizer, # Changed in place
     path:str|Path, # As for `load_model`
     part:str='all', # `all`, or `codebook` for the quantizer alone
+    source:SpeechQuantizer|None=None, # The model in `path` if it is loaded already; its codebooks are changed
 ):
     "Start with the weights of another run; smaller codebooks are grown"
-    source = load_model(path)
+    if source is None: source = load_model(path)
     source.quantizer.match_size(model.quantizer)
     try:
         if part == 'codebook':
