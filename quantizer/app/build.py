@@ -13,7 +13,7 @@ __all__ = ['corpus_from_config', 'print_skipped', 'fill_store', 'open_store', 'a
 import sys
 from functools import partial
 from pathlib import Path
-import numpy as np, torch, yaml
+import numpy as np, torch
 from fastai.torch_core import set_seed
 from safetensors.torch import load_file
 from .config import check_features, extractor_from_config, load_config, read_config
