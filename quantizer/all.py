@@ -10,12 +10,12 @@ __all__ = []
 # %% ../nbs/90_all.ipynb #0cdc4e0f
 from fastai.torch_core import set_seed
 from .core.errors import QuantizerError
-from .core.tensors import lengths_to_mask, pad_batch
+from .core.tensors import pad_batch
 
 # %% ../nbs/90_all.ipynb #9a925a18
-from .data.audio import levels, load_audio, probe
+from .data.audio import load_audio, probe
 from .data.corpus import Corpus, Recording
-from .data.features import FEATURES, FBank, FeatureExtractor, LogMel, MFCC, WhisperLogMel, griffin_lim
+from .data.features import FEATURES, FBank, FeatureExtractor, LogMel, MFCC, WhisperLogMel
 from .data.encoders import SSLEncoder, WhisperEncoder
 from .data.augment import Augment
 from .data.store import FeatureStore
@@ -24,8 +24,8 @@ from .data.live import LiveFeatures
 from .data.loaders import feature_loaders
 
 # %% ../nbs/90_all.ipynb #244589b0
-from .quantizers.estimators import diveq, rotation, straight_through
-from .quantizers.base import NO_CODE, QUANTIZERS, Quantized, Quantizer
+from .quantizers.estimators import straight_through
+from .quantizers.base import QUANTIZERS, Quantized, Quantizer
 from .quantizers.search import kmeans, nearest
 from .quantizers.vq import VQ
 from .quantizers.gumbel import GumbelVQ
@@ -40,8 +40,8 @@ from .quantizers.contract import check_contract
 from .models.backbones import DECODERS, ENCODERS, ConvDecoder, ConvEncoder, Decoder, Encoder
 from .models.transformer import TransformerDecoder, TransformerEncoder
 from .models.contract import check_backbone
-from .models.objectives import LOSSES, Objective, masked_mean
-from .models.autoencoder import Reconstruction, SpeechQuantizer, build_model, check_model
+from .models.objectives import LOSSES, Objective
+from .models.autoencoder import SpeechQuantizer, build_model, check_model
 
 # %% ../nbs/90_all.ipynb #a28a6437
 from .tokens.tokenizer import Tokenizer
@@ -49,11 +49,8 @@ from .tokens.files import load_tokens, save_tokens
 from .tokens.token_set import Tokens
 
 # %% ../nbs/90_all.ipynb #4f2b596a
-from .evaluate.health import codebook_health, count_codes, verdict
-from .evaluate.signal import NRE
+from .evaluate.health import codebook_health, verdict
 from .evaluate.phonetic import purity, word_purity
-from .evaluate.words import error_rates, word_errors
-from .evaluate.intervals import Estimate, bootstrap
 from .evaluate.alignments import Alignments
 from .evaluate.metrics import METRICS
 from .evaluate.baselines import kmeans_model
@@ -68,13 +65,10 @@ from .train.callback import Callback
 from .train.schedule import SCHEDULES, HyperparamScheduler, anneal, lr_scheduler
 from .train.phases import Phases
 from .train.health import CodebookHealth
-from .train.logging import RunLog
 from .train.loggers import LOGGERS
-from .train.checkpoint_files import load_checkpoint
 from .train.step import TrainStep
 from .train.stopping import EarlyStop
 from .train.checkpoint import Checkpoint
-from .train.profile import Profile
 from .train.learner import SpeechLearner, quantizer_learner
 
 # %% ../nbs/90_all.ipynb #0b212ebc
@@ -82,11 +76,9 @@ from .whisper.teacher import WhisperTeacher
 from .whisper.objective import TextObjective
 from .whisper.published import load_published
 from .whisper.scorer import measure_text
-from .whisper.wer import WERCallback
 
 # %% ../nbs/90_all.ipynb #2dd29458
-from .app.report import write_report
-from .app.config import check_config, config_names, config_schema, load_config
+from .app.config import check_config, config_names, load_config
 from .app.build import (corpus_from_config, extract_features, extractor_from_config,
     learner_from_config, load_model)
 from .app.run import train_run

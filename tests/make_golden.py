@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 from golden_tools import machine, rows, run, summary
-from quantizer.all import FEATURES, Corpus, SpeechLearner, load_audio, load_config, step_checkpoints
+from quantizer.all import FEATURES, Corpus, SpeechLearner, load_audio, load_config
+from quantizer.train.checkpoint_files import step_checkpoints
 from safetensors.torch import save_file
 
 golden = Path(__file__).with_name('golden')

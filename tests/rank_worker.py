@@ -1,7 +1,8 @@
 "Twelve steps of every quantizer on one rank's part of made-up frames; started by test_ranks.py, it forks one process, and two"
 import multiprocessing, sys, torch, torch.distributed as dist
 from safetensors.torch import save_file
-from quantizer.all import Quantizer, count_codes
+from quantizer.all import Quantizer
+from quantizer.evaluate.health import count_codes
 from quantizer.core.distributed import all_reduce_sum
 from variants import make, variants
 

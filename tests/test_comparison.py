@@ -3,6 +3,7 @@ import json, math, subprocess, sys
 
 import numpy as np, pytest, soundfile as sf
 from command import refused, run
+from quantizer.app import evaluations
 from quantizer.app.comparison import write_comparison
 from quantizer.evaluate import suite
 from quantizer.evaluate.evaluation import Evaluation, Result
@@ -45,6 +46,13 @@ def test_compare(capsys, tmp_path, tokens, corpus, options):
     for o in ('saved','saved-2','four','k-means, for four','random codes, for saved-2'): assert f'>{o}<' in page, o
     assert [o.name for o in sorted((tmp_path/'out').iterdir()) if not o.name.startswith('features-')] == ['comparison.html','four','results']
     for bitrate in (150, 100): assert f'data-sort="{bitrate}.0">{bitrate}<' in page # 50 Hz of 3 and of 2 bits
+
+def test_opened_once(capsys, tmp_path, tokens, options, monkeypatch):
+    "What is measured is read from disk once, although it is checked, measured and played"
+    opened,load = [],evaluations.Tokens.load
+    monkeypatch.setattr(evaluations.Tokens, 'load', lambda path, *args: (opened.append(path), load(path, *args))[1])
+    assert run(capsys, 'compare', *tokens, *options, '--out', tmp_path/'out')[0] == 0
+    assert opened == [str(o) for o in tokens]
 
 def test_mistakes(capsys, tmp_path, tokens, options):
     "A typo and a damaged file are one line, found before anything is measured"

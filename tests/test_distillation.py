@@ -19,6 +19,8 @@ def test_run(trained):
     log = pd.read_csv(trained/'log.csv')
     assert log.valid_distillation.iloc[-1] < log.valid_distillation.iloc[0]
     assert (trained/'targets').is_dir()
+    best = json.loads((trained/'checkpoints/best/state.json').read_text())
+    assert (best['monitor'], best['value']) == ('valid_distillation', log.valid_distillation.min())
     tokenizer = Tokenizer.load(trained)
     assert tokenizer.token_rate == 25 and not any('head' in o for o in tokenizer.model.state_dict())
     assert set(json.loads((trained/'measures.json').read_text())) == {'this run', 'k-means'}
@@ -30,10 +32,10 @@ def test_resume(trained):
 
 @pytest.mark.parametrize('changes,said', [
     (['model.target=null'], "'model.target.features' is missing"),
-    (['data.batching=crops'], "'data.batching' is 'crops': targets go with whole recordings"),
+    (['data.batching=crops'], "'data.batching' is 'crops', and 'distillation' is a loss of whole recordings"),
     (['model.target.features.name=nothing'], "no feature is called 'nothing'"),
     (['model.target.features.hop_length=240'], "66.6667 frames a second, and there are 25 tokens: expected a whole number"),
-    (['data.live=true', 'data.augment={speed: [0.9, 1.0]}'], "'data.augment.speed' changes the time of the input"),
+    (['data.live=true', 'data.augment={speed: [0.9, 1.0]}'], "'data.augment.speed' changes the time of a recording, and 'distillation'"),
     (['model.losses.distillation=null'], "model.target")])
 def test_mistakes(changes, said):
     with pytest.raises(QuantizerError) as e: load_config('phonetic-mfcc', SMALL+changes)

@@ -19,13 +19,12 @@ from .build import corpus_from_config, freeze_quantizer, init_model, load_model
 from .comparison import write_comparison
 from .config import load_config
 from .evaluations import listen_to, measure_system
-from .run import _make_paths_absolute, note_grown_size, train_run
-from .run_folder import _flatten
+from .run import make_paths_absolute, note_grown_size, train_run
+from .run_folder import flatten_config
 from ..core.errors import QuantizerError
 from ..core.files import expand_path
 from ..evaluate.alignments import Alignments
-from ..evaluate.evaluation import DECISIVE, Evaluation, compare_measure
-from ..evaluate.intervals import difference
+from ..evaluate.evaluation import DECISIVE, SIGN_WORDS, Evaluation, judge, paired_difference
 from ..evaluate.metrics import METRICS
 from ..evaluate.suite import FAMILIES, default_families
 from ..models.autoencoder import build_model, objective_classes
@@ -83,7 +82,7 @@ def _last_phase(old, new):
 
 # %% ../../nbs/app/911_adapt.ipynb #df0c0d0e
 def _check_same_network(run, old, new):
-    old,new = _flatten(old),_flatten(new)
+    old,new = flatten_config(old),flatten_config(new)
     fixed = ('features.','model.encoder.','model.decoder.')
     for k in old | new:
         if old.get(k) == new.get(k) or not k.startswith(fixed) or k.endswith('.dropout'): continue
@@ -91,7 +90,7 @@ def _check_same_network(run, old, new):
             "its weights fit no other features, encoder and decoder; leave it, or train a new run")
 
 def _check_corpus(run, old, new, changes):
-    corpus = _make_paths_absolute(deepcopy(new))['data']['corpus']
+    corpus = make_paths_absolute(deepcopy(new))['data']['corpus']
     if corpus != old['data']['corpus']: return
     if any(o.startswith('data.corpus=') for o in changes):
         raise QuantizerError(f"'data.corpus' is {corpus}, on which {run} was trained: name other recordings")
@@ -108,7 +107,7 @@ def _check_weights(run, new, source):
         problem = 'a frozen codebook keeps its size' if is_frozen else 'a codebook can grow, not shrink'
         new_size,old_size = changed[0]
         raise QuantizerError(f"'model.quantizer.codebook_size' is {new_size}, and {run} has {old_size} codes: {problem}")
-    init_model(model, run)
+    init_model(model, run, source=source)
     if is_frozen: freeze_quantizer(model)
 
 # %% ../../nbs/app/911_adapt.ipynb #6fdee7d7
@@ -157,7 +156,8 @@ def changes(self:Adaptation)->dict: # Measure -> `Estimate`: after minus before,
     "What changed, for the measures that have a better direction and an interval"
     before,after = (o.measures(name) for name,o in (('before',self.before),('after',self.after)))
     shared = [o for o in after if o in before and o in METRICS and METRICS[o].better is not None]
-    return {o:difference(after[o], before[o]) for o in shared if compare_measure(o, after[o], before[o]) is not None}
+    found = {o:paired_difference(after[o], before[o]) for o in shared}
+    return {k:gap for k,gap in found.items() if gap is not None}
 
 # %% ../../nbs/app/911_adapt.ipynb #9fe4db2c
 @patch
@@ -177,9 +177,8 @@ def reasons(self:Adaptation)->dict: # Reason -> what it is about
 @patch
 def verdict(self:Adaptation)->list[str]:
     "Sentences that say what changed, and how the adapted tokens compare with k-means"
-    words = {1:'better than before', -1:'worse than before', 0:'no clear difference from before'}
-    own,old,gaps = self.after.measures('after'),self.before.measures('before'),self.changes()
-    lines = [f'{METRICS[o].label}: {words[compare_measure(o, own[o], old[o])]}: '
+    gaps = self.changes()
+    lines = [f'{METRICS[o].label}: {SIGN_WORDS[judge(METRICS[o], gaps[o])]} before: '
         f'{gaps[o].value:+.3g} ({gaps[o].low:.3g} to {gaps[o].high:.3g}, paired)' for o in DECISIVE if o in gaps]
     return lines + self.after.verdict()
 

@@ -13,7 +13,7 @@ __all__ = ['corpus_from_config', 'print_skipped', 'fill_store', 'open_store', 'a
 import sys
 from functools import partial
 from pathlib import Path
-import numpy as np, torch, yaml
+import numpy as np, torch
 from fastai.torch_core import set_seed
 from safetensors.torch import load_file
 from .config import check_features, extractor_from_config, load_config, read_config
@@ -213,9 +213,10 @@ def init_model(
     model:SpeechQuantizer, # Changed in place
     path:str|Path, # As for `load_model`
     part:str='all', # `all`, or `codebook` for the quantizer alone
+    source:SpeechQuantizer|None=None, # The model in `path` if it is loaded already; its codebooks are changed
 ):
     "Start with the weights of another run; smaller codebooks are grown"
-    source = load_model(path)
+    if source is None: source = load_model(path)
     source.quantizer.match_size(model.quantizer)
     try:
         if part == 'codebook':

@@ -9,12 +9,12 @@ __all__ = ['COMMANDS', 'CONFIG_HELP', 'CHANGES', 'TOKENIZER', 'PLUGIN', 'RESUMIN
            'argument', 'command', 'print_measures', 'make_parser', 'parse_args', 'main']
 
 # %% ../../nbs/app/912_cli.ipynb #624f60ed
-import argparse, json, math, os, re, signal, sys, traceback, warnings
+import argparse, math, os, re, signal, sys, traceback, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 from ..core.errors import QuantizerError, check_range, explain_errors, nearest_name
-from ..core.files import atomic_path, expand_path
+from ..core.files import expand_path
 
 # %% ../../nbs/app/912_cli.ipynb #ad9a760b
 def _describe_run(run):

@@ -23,7 +23,7 @@ from ..core.files import atomic_path
 from ..data.corpus import Corpus
 from ..evaluate.intervals import Estimate, difference
 from ..evaluate.metrics import METRICS, PUBLISHED, Metric, find_metric
-from ..evaluate.evaluation import Evaluation, judge
+from ..evaluate.evaluation import judge
 from ..tokens.tokenizer import Tokenizer
 
 # %% ../../nbs/app/908_comparison.ipynb #ec60d9bf

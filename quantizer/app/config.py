@@ -26,7 +26,8 @@ from ..core.options import check_block, check_options, option_parameters, option
 from ..core.registry import load_plugin
 from ..data.features import FEATURES, FeatureExtractor
 from ..data.options import DataOptions, check_data
-from ..models.autoencoder import Budget, build_model, check_model, objective_classes
+from ..models.autoencoder import (Budget, build_model, check_model,
+    default_monitor, objective_classes)
 from ..models.backbones import DECODERS, ENCODERS
 from ..models.objectives import LOSSES
 from ..quantizers.base import QUANTIZERS
@@ -306,7 +307,7 @@ def check_config(
     features,extractor = check_features(cfg['features'])
     res = dict(seed=cfg['seed'], data=check_data(cfg['data']), features=features)
     res['model'] = check_model(_fill_in_dim(cfg['model'], extractor.dim))
-    res['train'] = check_train(cfg['train'])
+    res['train'] = check_train(cfg['train'], default_monitor(res['model']['losses']))
     objectives_fit(res)
     trial = _try(_reconstruct_noise, res, extractor)
     for rule in RULES: rule(res, *trial)

@@ -10,7 +10,6 @@ __all__ = ['measure_system', 'run_evaluation', 'print_evaluation', 'refuse_run',
 
 # %% ../../nbs/app/909_evaluations.ipynb #952853fa
 import json, math, sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Callable
 from .build import print_skipped
@@ -77,9 +76,11 @@ def measure_system(own, what, name, corpus, folder, *options):
     return res
 
 # %% ../../nbs/app/909_evaluations.ipynb #4ac46587
-def run_evaluation(a, what, name, folder):
-    "Measure the tokens `what` as the options in `a` say; `folder` keeps what is finished"
-    families,own,corpus = _families(a),_open_tokens(a, what),Corpus.load(a.corpus)
+def run_evaluation(a, what, name, folder, own=None):
+    "Measure `own`, the tokens in `what`, as the options in `a` say; `folder` keeps what is finished"
+    families = _families(a)
+    if own is None: own = _open_tokens(a, what)
+    corpus = Corpus.load(a.corpus)
     if a.split: corpus = _split_as_trained(what, corpus)
     alignments = Alignments.load(a.alignments) if a.alignments else None
     res = measure_system(own, what, name, corpus, folder, a.split, alignments, families)
@@ -129,17 +130,18 @@ def _saved_evaluation(path):
     return p/'measures.json' if is_saved else None
 
 # %% ../../nbs/app/909_evaluations.ipynb #a9574cad
-def _open_saved(a, what):
-    "The evaluation in `what`; `None` if it is to be made"
+def _open_system(a, what):
+    "The evaluation in `what`, or the tokenizer or tokens to measure; what is missing or damaged is refused here"
     saved = _saved_evaluation(what)
     if saved: return Evaluation.load(saved)
-    _open_tokens(a, what) # what is missing or damaged is refused here
+    tokens = _open_tokens(a, what)
     if a.corpus is None:
         raise QuantizerError(f"{what}: not a saved evaluation; to measure it, say on what: --corpus")
+    return tokens
 
-def _measured(a, what, name):
+def _measured(a, what, name, own):
     "Measure a system; all share one folder of features and finished results, so that equal baselines are measured once"
-    res = run_evaluation(a, what, name, Path(a.out))
+    res = run_evaluation(a, what, name, Path(a.out), own)
     write_evaluation(res, Path(a.out)/name)
     return res
 
@@ -162,22 +164,23 @@ def listen_to(
     by_length,middle = corpus.df.duration_s.argsort(),max(0, len(corpus)//2-1)
     return [compare_sounds(tokenizers, corpus, int(i)) for i in by_length[middle:middle+2]]
 
-def _listen(a, systems):
-    "What `listen_to` returns for `systems` (name -> path), as the options in `a` say"
+def _listen(a, systems, places):
+    "What `listen_to` returns for `systems`, which are from `places` (name -> path), as the options in `a` say"
     def _corpus(name):
         corpus = Corpus.load(a.corpus)
-        return _split_as_trained(systems[name], corpus).part(a.split) if a.split else corpus
-    return listen_to({name:_open_tokens(a, what) for name,what in systems.items()}, _corpus)
+        return _split_as_trained(places[name], corpus).part(a.split) if a.split else corpus
+    return listen_to(systems, _corpus)
 
 # %% ../../nbs/app/909_evaluations.ipynb #747ddc27
 def compare_systems(a):
     "Write a page of all systems; measure those that are no saved evaluation"
     refuse_run(a.out)
     names = unique_names([_system_name(o) for o in a.what])
-    saved = [_open_saved(a, o) for o in a.what]
-    evaluations = {name:o or _measured(a, what, name) for name,what,o in zip(names, a.what, saved)}
+    places = dict(zip(names, a.what))
+    opened = {name:_open_system(a, what) for name,what in places.items()}
+    unsaved = {name:o for name,o in opened.items() if not isinstance(o, Evaluation)}
+    measured = {name:_measured(a, places[name], name, o) for name,o in unsaved.items()}
     page = Path(a.out)/'comparison.html'
     page.parent.mkdir(parents=True, exist_ok=True)
-    unsaved = {name:what for name,what,o in zip(names, a.what, saved) if o is None}
-    write_comparison(page, evaluations, _listen(a, unsaved))
+    write_comparison(page, opened | measured, _listen(a, unsaved, places))
     print(f"{len(names)} systems: {page}")

@@ -14,7 +14,7 @@ import io, math, os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np, soundfile as sf, torch
+import soundfile as sf, torch
 from torch import Tensor
 from torchaudio.functional import resample as sinc_resample
 from ..core.errors import QuantizerError, escape_path, explain_errors, first_line

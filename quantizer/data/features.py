@@ -18,7 +18,7 @@ from torchaudio.functional import create_dct, melscale_fbanks
 from fastcore.basics import patch
 from ..core.errors import QuantizerError, check_range
 from ..core.registry import Registry
-from ..core.tensors import lengths_to_mask, pad_batch
+from ..core.tensors import lengths_to_mask
 
 # %% ../../nbs/data/211_features.ipynb #9911eabd
 def reflect_pad(

@@ -243,6 +243,11 @@ class FeatureStore(FeatureSource):
         table = read_index(self.folder, self.manifest).iloc[self.rows].reset_index(drop=True)
         if self.corpus is None: return table
         return table.assign(**{c:self.corpus.df[c].to_numpy()[self.used] for c in _DESCRIPTION})
+    @property
+    def ids(self)->np.ndarray:
+        "Name of each recording, without the rest of the index"
+        names = read_index(self.folder, self.manifest, ['id']).id if self.corpus is None else self.corpus.ids
+        return names.to_numpy()[self.rows if self.corpus is None else self.used]
     @cached_property
     def problems(self)->dict:
         "Recording -> why it could not be used"

@@ -9,7 +9,7 @@ __all__ = ['DTYPES', 'MAX_OPEN', 'Folder', 'Shard', 'shard_name', 'write_shard',
            'finished_shard']
 
 # %% ../../nbs/data/214_store_files.ipynb #057e3322
-import io, os, tempfile, zlib
+import os, tempfile, zlib
 from contextlib import contextmanager
 from pathlib import Path
 import fsspec, numpy as np, pandas as pd

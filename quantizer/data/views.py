@@ -12,6 +12,7 @@ import math, zlib
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from torch import Tensor
+from .audio import probe
 from .augment import Augment
 from .batch_plans import random_below
 from .corpus import Corpus
@@ -38,10 +39,10 @@ class CorpusView(Corpus):
 
 # %% ../../nbs/data/219_views.ipynb #12b83fdb
 @patch
-def audio(self:CorpusView, i:int, sample_rate:int=16000)->Tensor:
-    "Waveform `(S,)` of recording `i`, changed"
-    wav = Corpus.audio(self, i, sample_rate)
-    return self.augment.wave(wav, sample_rate, self.generator(i))
+def audio(self:CorpusView, i:int, sample_rate:int|None=16000)->Tensor:
+    "Waveform `(S,)` of recording `i`, changed; `sample_rate=None` keeps the rate of the file"
+    rate = probe(self.source(i)).sample_rate if sample_rate is None else sample_rate
+    return self.augment.wave(Corpus.audio(self, i, rate), rate, self.generator(i))
 
 # %% ../../nbs/data/219_views.ipynb #b21d3b5b
 @patch
@@ -69,7 +70,7 @@ class ViewStore(FeatureStore):
     ):
         vars(self).update(vars(plain))
         self.sources,self.seed = [plain,*views],seed
-        self.source_rows = np.stack([pd.Index(source.index.id).get_indexer(plain.index.id) for source in self.sources])
+        self.source_rows = np.stack([pd.Index(source.ids).get_indexer(plain.ids) for source in self.sources])
 
 # %% ../../nbs/data/219_views.ipynb #3aaa10ca
 @patch
@@ -108,9 +109,9 @@ def longest_frames(self:ViewStore)->np.ndarray:
 @patch
 def read_view(self:ViewStore,
     i:int, # Recording
-    number:int, # Which view; 0 for the recording itself, as also where there is no such view
+    number:int, # Which view; 0 for the recording itself
 )->Tensor: # `(T,D)`
-    "Frames of one view of a recording"
+    "Frames of one view of a recording; those of the recording itself where the view could not be made, as `problems` says"
     if self.source_rows[number,i] < 0: number = 0
     return self.sources[number].read(int(self.source_rows[number,i]))
 

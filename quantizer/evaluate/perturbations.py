@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.registry import Registry
 from ..data.audio import resample
 from quantizer.data.augment import (CODECS, add_noise, change_pitch, limit_band, make_noise, reverberate,
-    speech_noise, stretch)
+    speech_noise)
 
 # %% ../../nbs/evaluate/614_perturbations.ipynb #95d09f17
 PERTURBATIONS = Registry('perturbation') # Name -> function `(wav (S,), sample_rate, rng)` that returns a waveform

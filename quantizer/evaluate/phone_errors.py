@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/phone_errors.html.md"""
 __all__ = ['phone_edits', 'gold_boundaries', 'token_boundaries', 'count_hits', 'r_value', 'count_phone_errors']
 
 # %% ../../nbs/evaluate/609_phone_errors.ipynb #f324666d
-import numpy as np, pandas as pd
+import numpy as np
 from .edit_distance import collapse_repeats, edit_distance
 
 # %% ../../nbs/evaluate/609_phone_errors.ipynb #657b8df3

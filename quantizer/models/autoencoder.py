@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/autoencoder.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_CHUNK_FRAMES', 'Reconstruction', 'SpeechQuantizer', 'Chunk', 'merge_loss_weights', 'objective_classes',
-           'check_model', 'build_model', 'Budget', 'load_weights', 'add_objectives']
+           'default_monitor', 'check_model', 'build_model', 'Budget', 'load_weights', 'add_objectives']
 
 # %% ../../nbs/models/405_autoencoder.ipynb #1240d4ce
 import inspect, math
@@ -262,6 +262,13 @@ def objective_classes(
     "The `Objective` classes that compute these losses"
     found = [LOSSES[k] for k in (LOSSES if losses is None else losses)]
     return list(dict.fromkeys(o for o in found if inspect.isclass(o)))
+
+def default_monitor(
+    losses:dict, # Loss -> weight
+)->str: # Column of `log.csv`
+    "The metric that says which epoch is best, if a config names none"
+    named = [o for cls in objective_classes(losses) for o in cls.monitors if o in losses]
+    return f'valid_{named[0]}' if named else 'nre'
 
 # %% ../../nbs/models/405_autoencoder.ipynb #mp240e4f
 def _check_objectives(block, losses):

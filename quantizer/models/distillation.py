@@ -17,7 +17,8 @@ from ..core.options import check_block
 from ..core.tensors import pad_batch
 from ..data.extract import build_store
 from ..data.features import FEATURES
-from .objectives import LOSSES, Objective, Targets, masked_sum, squared_error
+from .objectives import (LOSSES, Objective, Targets, masked_sum,
+    needs_whole_recordings, squared_error)
 
 # %% ../../nbs/models/406_distillation.ipynb #514a767f
 @dataclass
@@ -51,6 +52,7 @@ class FeatureTargets(Targets):
 class Distillation(Objective):
     "Squared error of target features that a linear layer predicts from each token"
     block,options = 'target',TargetOptions
+    monitors = ('distillation',)
     def __init__(self,
         weights:dict, # `distillation` -> weight
         dim_in:int, # `D` of the quantizer
@@ -84,15 +86,11 @@ def _frames_per_token(target, source, downsample):
 @patch(cls_method=True)
 def check_config(cls:Distillation, cfg):
     "Complete the block of the target; refuse batches that it cannot be trained with"
-    data,target = cfg['data'],cfg['model']['target']
+    target = cfg['model']['target']
     if target['features'] is None:
         raise QuantizerError("'model.target.features' is missing: the features that tokens shall predict, "
             "such as {name: whisper, model: openai/whisper-tiny.en, layer: 2}")
-    if data['batching'] != 'buckets':
-        raise QuantizerError(f"'data.batching' is '{data['batching']}': targets go with whole recordings, "
-            "so distillation needs buckets")
-    if (data['augment'] or {}).get('speed'):
-        raise QuantizerError("'data.augment.speed' changes the time of the input, and the target keeps its own: leave it out")
+    needs_whole_recordings(cfg['data'], 'distillation', keep_time=True)
     extractor = _extractor(check_block(FEATURES, target['features'], 'model.target.features'))
     _frames_per_token(extractor, _extractor(cfg['features']), cfg['model']['encoder'].get('downsample', 1))
     target['features'] = extractor.settings

@@ -6,7 +6,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/objectives.html.md"""
 
 # %% auto #0
 __all__ = ['LOSSES', 'squared_error', 'absolute_error', 'huber_error', 'cosine_error', 'masked_sum', 'masked_mean', 'Objective',
-           'FrameObjective', 'Targets', 'BatchTargets']
+           'FrameObjective', 'needs_whole_recordings', 'Targets', 'BatchTargets']
 
 # %% ../../nbs/models/404_objectives.ipynb #0dac7d5f
 import numpy as np
@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.distributed import all_reduce_sum, global_average
+from ..core.errors import QuantizerError
 from ..core.registry import Registry
 
 # %% ../../nbs/models/404_objectives.ipynb #b7529250
@@ -62,8 +63,9 @@ def masked_mean(
 # %% ../../nbs/models/404_objectives.ipynb #38033b51
 class Objective(nn.Module):
     "Base class of losses that are more than a function of two frames"
-    block = None # Key of its options in the `model` block of a config, such as `teacher`; `None`: no options
-    options = None # Class whose signature defines the options
+    block = None # Key of its options in the `model` block of a config, and of its targets in a batch, such as `teacher`; `None`: neither
+    options = object # Class whose signature defines the options; those of `object` are none
+    monitors = () # Its losses that may say which epoch is best, first the one that says it best
     counts_frames = False # Are its losses means over frames? Then the log needs no count for each
     def __init__(self,
         weights:dict, # Loss -> weight; schedules can change them
@@ -104,6 +106,20 @@ def check_config(cls:Objective,
     cfg:dict, # All blocks, checked one by one
 ):
     "Raise a `QuantizerError` if other blocks have settings that this objective cannot be trained with"
+
+# %% ../../nbs/models/404_objectives.ipynb #50e06e2d
+def needs_whole_recordings(
+    data:dict, # The block `data`, checked
+    loss:str, # Name of the loss that needs them
+    keep_time:bool=False, # Does it compare frames that must lie at the same time?
+):
+    "Refuse batches of crops, and augmentation that changes the time; a `QuantizerError` names the loss"
+    if data['batching'] != 'buckets':
+        raise QuantizerError(f"'data.batching' is '{data['batching']}', and '{loss}' is a loss of whole recordings: "
+            "it needs buckets")
+    if keep_time and (data['augment'] or {}).get('speed'):
+        raise QuantizerError(f"'data.augment.speed' changes the time of a recording, and '{loss}' compares it frame by frame: "
+            "leave it out")
 
 # %% ../../nbs/models/404_objectives.ipynb #mpda14ff
 @patch(cls_method=True)

@@ -82,7 +82,7 @@ class Checkpoint(Callback):
         steps:PositiveInt|None=None, # Steps between checkpoints; by default 500, or a tenth of the run if that is less
         minutes:PositiveFloat|None=5., # Minutes between checkpoints; `None` for no such limit
         keep:PositiveInt=3, # Number of checkpoints to keep, besides the best weights
-        monitor:str='nre', # Column of `log.csv` that decides which weights are best
+        monitor:str='nre', # Column of `log.csv` that decides which weights are best; in a config, objectives choose the default
         resume:bool=False, # Continue from the newest intact checkpoint, if there is one
         stop:StopSignals|None=None, # Save and raise `Interrupted` once it has received a signal
         seed:int=0, # Seeds the generators of processes that the checkpoint does not know

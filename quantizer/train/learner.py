@@ -19,7 +19,7 @@ from fastai.callback import schedule # gives the learner fit_one_cycle and lr_fi
 from fastai.callback.tracker import TrackerCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.torch_core import get_model, set_seed
+from fastai.torch_core import get_model
 from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import nn

@@ -49,6 +49,16 @@ class TrainOptions:
 # %% ../../nbs/train/715_options.ipynb #2193761d
 FROM_RUN = ('path','resume','stop','seed')
 
+def _check_watcher(target, options, key, monitor):
+    "The options of a callback that watches `monitor`, unless they name another metric"
+    return check_options(target, dict(monitor=monitor) | options, f'train.{key}', FROM_RUN)
+
+def _check_schedule(block, monitor):
+    "The same of a schedule; most watch nothing"
+    names_one = isinstance(block, dict) and 'monitor' in block
+    block = check_schedule(block)
+    return block | dict(monitor=monitor) if 'monitor' in block and not names_one else block
+
 def _check_anneal(values):
     "Each value is a block of `anneal`; a number alone is its start"
     blocks = {k:v if isinstance(v, dict) else dict(start=v) for k,v in values.items()}
@@ -57,17 +67,18 @@ def _check_anneal(values):
 # %% ../../nbs/train/715_options.ipynb #403c2242
 def check_train(
     block:dict, # The block `train` of a config
+    monitor:str='nre', # Metric to watch where the block names none
 )->dict: # The same with all defaults
     "Check the block `train` and complete it; raises `QuantizerError` naming the key"
     train = check_options(TrainOptions, block, 'train')
-    train['schedule'] = check_schedule(train['schedule'])
-    train['checkpoint'] = check_options(Checkpoint, train['checkpoint'] or {}, 'train.checkpoint', FROM_RUN)
+    train['schedule'] = _check_schedule(train['schedule'], monitor)
+    train['checkpoint'] = _check_watcher(Checkpoint, train['checkpoint'] or {}, 'checkpoint', monitor)
     if train['init_part'] != 'all' and train['init_from'] is None:
         raise QuantizerError(f"'train.init_part' is '{train['init_part']}', and 'train.init_from' names no run to take it from")
     if train['freeze_codebook'] and train['init_from'] is None:
         raise QuantizerError("'train.freeze_codebook' is true, and 'train.init_from' names no run with a codebook to keep")
     if train['early_stop'] is not None:
-        train['early_stop'] = check_options(EarlyStop, train['early_stop'], 'train.early_stop')
+        train['early_stop'] = _check_watcher(EarlyStop, train['early_stop'], 'early_stop', monitor)
     if train['anneal'] is not None:
         train['anneal'] = _check_anneal(train['anneal'])
     if isinstance(train['loggers'], str):

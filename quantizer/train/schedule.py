@@ -128,7 +128,7 @@ class PlateauScheduler(ParamScheduler):
     @checked
     def __init__(self,
         lr:float, # Peak
-        monitor:str='nre', # Column of the log to watch
+        monitor:str='nre', # Column of the log to watch; in a config, objectives choose the default
         factor:Fraction=0.5, # The rate is multiplied by this
         patience:PositiveInt=3, # Validations without a better value before the rate falls
         min_delta:NonNegativeFloat=0., # Smallest change that counts as better

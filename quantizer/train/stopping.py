@@ -69,7 +69,7 @@ class EarlyStop(Callback):
     order = 190 # after everything that measures, before `Checkpoint`
     @checked
     def __init__(self,
-        monitor:str='nre', # Column of `log.csv` that should improve
+        monitor:str='nre', # Column of `log.csv` that should improve; in a config, objectives choose the default
         patience:PositiveInt=5, # Validations without improvement before the run ends
         min_delta:NonNegativeFloat=0., # Smallest change that counts as an improvement
     ):

@@ -22,7 +22,7 @@ from ..data.extract import build_store
 from ..data.store import FeatureStore
 from ..models.autoencoder import SpeechQuantizer
 from ..models.bottleneck import append_after_last_frame, masked_mean_pool
-from ..models.objectives import LOSSES, Objective
+from ..models.objectives import LOSSES, Objective, needs_whole_recordings
 from .scorer import measure_text, table_values, whisper_states
 from .targets import StoredTargets, TextTargets
 from .teacher import WhisperTeacher
@@ -44,6 +44,7 @@ class TeacherOptions:
 class TextObjective(Objective):
     "Cross-entropy and divergence of the text that Whisper's decoder reads from tokens"
     block,options = 'teacher',TeacherOptions
+    monitors = ('kl','ce')
     def __init__(self,
         weights:dict, # `ce` and `kl` -> weight
         model:SpeechQuantizer, # Model to train; the silence of its decoder is initialised
@@ -162,13 +163,11 @@ def forward(self:TextObjective, model, out, batch):
 def check_config(cls:TextObjective, cfg):
     "Refuse features and batches that text cannot be trained with"
     loss = next(o for o in cfg['model']['losses'] if LOSSES[o] is cls)
-    features,batching = cfg['features']['name'],cfg['data']['batching']
+    features = cfg['features']['name']
     if features != 'whisper':
         raise QuantizerError(f"'model.losses.{loss}' is a loss of the text that Whisper reads: "
             f"it needs features of name whisper, not {features}")
-    if batching != 'buckets':
-        raise QuantizerError(f"'data.batching' is '{batching}': text goes with whole recordings, "
-            "so training through Whisper needs buckets")
+    needs_whole_recordings(cfg['data'], loss)
 
 # %% ../../nbs/whisper/807_objective.ipynb #8f68aa5b
 @patch(cls_method=True)
