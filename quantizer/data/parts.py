@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/data/parts.html.md"""
 # %% auto #0
 __all__ = ['TAKEN_NAMES', 'check_part_names', 'PartsReader', 'with_parts']
 
-# %% ../../nbs/data/222_parts.ipynb #9eb9dc55
+# %% ../../nbs/data/222_parts.ipynb #60335cc7
 import copy, os, re
 import numpy as np, pandas as pd
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..core.errors import QuantizerError
 from .audio import AudioBytes, is_url
 from .corpus import COLUMNS, Corpus
 
-# %% ../../nbs/data/222_parts.ipynb #65baf5b1
+# %% ../../nbs/data/222_parts.ipynb #c16cbe32
 TAKEN_NAMES = ('train','valid','test','mean')
 
 def check_part_names(
@@ -29,7 +29,7 @@ def check_part_names(
         if not re.fullmatch('[A-Za-z][A-Za-z0-9_-]{0,39}', str(name)):
             raise QuantizerError(f"'{where}' has a part '{name}': expected a letter, then letters, digits, _ or -, 40 at most")
 
-# %% ../../nbs/data/222_parts.ipynb #f8ffe2f4
+# %% ../../nbs/data/222_parts.ipynb #204bd84e
 class PartsReader:
     "Reads recordings of the corpora that they are from"
     def __init__(self,
@@ -54,7 +54,7 @@ class PartsReader:
         own,row = self.origin(corpus, i)
         return own.size(row)
 
-# %% ../../nbs/data/222_parts.ipynb #5f6f9d64
+# %% ../../nbs/data/222_parts.ipynb #5419a933
 def _locations(corpus, rows):
     "File and start of recordings"
     files = [corpus.file(i) for i in rows]
@@ -70,7 +70,7 @@ def _check_apart(corpus, parts):
             raise QuantizerError(f"'data.valid.{name}': {part.name}: the recording {part.id(i)} is also in the 'train' part "
                 f"of {corpus.name}; leave it out of one of them")
 
-# %% ../../nbs/data/222_parts.ipynb #dda30d5c
+# %% ../../nbs/data/222_parts.ipynb #a16d2b37
 def _held_out(part):
     "The recordings of a part: those that its split calls `valid`, or all"
     is_valid = (part.df.split == 'valid').to_numpy()
@@ -80,7 +80,7 @@ def _table(name, part):
     "The rows of a part in the common corpus"
     return part.df[[*COLUMNS]].assign(path=f'{name}/'+part.df.path, split=name)
 
-# %% ../../nbs/data/222_parts.ipynb #5307b231
+# %% ../../nbs/data/222_parts.ipynb #9ae1650a
 def with_parts(
     corpus:Corpus, # With a split
     parts:dict, # Name -> `Corpus` whose recordings are only for validation
