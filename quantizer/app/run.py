@@ -29,6 +29,7 @@ from ..core.files import atomic_path, expand_path, replaced
 from ..data.audio import is_url
 from ..data.corpus import Corpus
 from ..data.live import LiveFeatures
+from ..data.options import valid_parts
 from ..data.store import FeatureStore
 from ..evaluate.baselines import kmeans_tokenizer
 from ..evaluate.measure import evaluate, kmeans_baseline
@@ -58,6 +59,7 @@ def _path_options(cfg):
     "Options that hold a path: `(block, key)`"
     noise = (cfg['data']['augment'] or {}).get('noise') or {}
     res = [(cfg['data'],'corpus'), (cfg['data'],'store'), (cfg['train'],'init_from'), (noise,'folder')]
+    res += [(cfg['data']['valid'],name) for name in valid_parts(cfg['data'])]
     return res + [(cfg['model'].get(o.block) or {}, 'store') for o in objective_classes()]
 
 # %% ../../nbs/app/906_run.ipynb #d772a605
@@ -222,7 +224,7 @@ def train(self:Run)->dict|None:
     self.open_data()
     with StopSignals() as stop:
         if self.resuming and not self.override:
-            check_same_data(self.out, self.store)
+            check_same_data(self.out, self.cfg, self.store)
         self.build_learner(stop)
         if rank() == 0: self.print_sizes()
         try:

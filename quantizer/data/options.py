@@ -75,7 +75,7 @@ class DataOptions:
     live:bool=False # Compute features during training, without a store
     augment:dict|None=None # Augmentation of training recordings: a block of `Augment`
     views:Count=0 # Copies of each training recording in the store, each with a waveform that `augment` changed in another way
-    rename:dict|None=None # Columns to rename: name in the manifest -> name in a corpus
+    rename:dict|None=None # Columns to rename, in all corpora: name in the manifest -> name in a corpus
 
 # %% ../../nbs/data/221_options.ipynb #135a6186
 def store_or_live(data):
