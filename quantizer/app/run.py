@@ -169,12 +169,16 @@ def print_row(
     names:list, # Names of the columns
     row:list, # Values, as fastai's Recorder logs them
     losses:dict|None=None, # Mean losses of the validation
+    parts:dict|None=None, # Measures of validation parts from other corpora, from `part_measures`
 ):
     "Print one line for an epoch"
     v = dict(zip(names, row)) | (losses or {})
     labels = dict(kl='KL', accuracy='accuracy', wer='WER')
     text = ''.join(f'   {label} {v[k]:.3f}' for k,label in labels.items() if not math.isnan(v.get(k, math.nan)))
-    print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}   "
+    others = {k.removesuffix('/loss'):o for k,o in (parts or {}).items() if k.endswith('/loss')}
+    others.pop('mean', None)
+    watched = ''.join(f'   {name} {loss:.4f}' for name,loss in others.items())
+    print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}{watched}   "
         f"error {v['nre']:.4f}{text}   in use {100*v['usage']:3.0f} %   "
         f"perplexity {v['perplexity']:.0f}   {v['time']}", flush=True)
 
@@ -186,7 +190,8 @@ def fit(self:Run):
     progress = self.progress and not rank()
     if rank(): learn.logger = lambda row: None
     else:
-        learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.validation_losses())
+        learn.logger = lambda row: print_row(
+            learn.recorder.metric_names, row, learn.validation_losses(), learn.part_measures())
     if progress and IN_NOTEBOOK:
         learn.add_cb(ShowGraphCallback())
     with nullcontext() if progress else learn.no_bar():

@@ -88,8 +88,9 @@ def plot_metrics(
     others = [*zip([*measures.items()][1:], ('--',':'))]
     fig = Figure(figsize=(2.9*len(columns),2.8), layout='constrained')
     for ax,column in zip(np.atleast_1d(fig.subplots(1, len(columns))), columns):
-        rows = log[log[column].notna()]
-        ax.plot(rows.step, rows[column], 'o-', ms=2.5, label='this run')
+        for name,values in {'this run':log[column], **part_curves(log, metric_name(column))}.items():
+            is_known = values.notna()
+            ax.plot(log.step[is_known], values[is_known], 'o-', ms=2.5, label=name)
         for (name,values),style in others:
             level = values.get(metric_name(column))
             if level is not None:

@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/train/valid_parts.html.md"""
 # %% auto #0
 __all__ = ['PART_MEASURES', 'PartMeasures', 'part_columns', 'ValidParts']
 
-# %% ../../nbs/train/716_valid_parts.ipynb #7544d290
+# %% ../../nbs/train/716_valid_parts.ipynb #03c1e03e
 from fastai.torch_core import get_model
 from fastcore.basics import patch
 from ..core.distributed import all_reduce_sum
@@ -16,7 +16,7 @@ from ..evaluate.signal import NRE
 from .callback import Callback
 from .logging import loss_means, loss_sums
 
-# %% ../../nbs/train/716_valid_parts.ipynb #63db6cf7
+# %% ../../nbs/train/716_valid_parts.ipynb #029310b5
 PART_MEASURES = ('nre','usage','perplexity') # beside the losses
 
 class PartMeasures:
@@ -43,7 +43,7 @@ class PartMeasures:
         found = health | dict(nre=self.nre.value)
         return loss_means(self.names, all_reduce_sum(self.losses)) | {k:found[k] for k in PART_MEASURES}
 
-# %% ../../nbs/train/716_valid_parts.ipynb #cad7a854
+# %% ../../nbs/train/716_valid_parts.ipynb #6e6bd482
 def part_columns(
     parts, # Names of validation parts from other corpora
     losses, # Names of the losses that the model logs
@@ -52,7 +52,7 @@ def part_columns(
     names = [*parts, 'mean'] if parts else []
     return [f'{part}/{k}' for part in names for k in ('loss', *losses, *PART_MEASURES)]
 
-# %% ../../nbs/train/716_valid_parts.ipynb #439b344d
+# %% ../../nbs/train/716_valid_parts.ipynb #9bf75b51
 class ValidParts(Callback):
     "Measure validation parts from other corpora; `row` has the columns of the last validation"
     order,run_train = 42,False # before the Recorder
@@ -65,7 +65,7 @@ class ValidParts(Callback):
         health = self.codebook_health
         return PartMeasures(health.sizes, health.token_rate)
 
-# %% ../../nbs/train/716_valid_parts.ipynb #daeecd88
+# %% ../../nbs/train/716_valid_parts.ipynb #5537c9ae
 @patch
 def measure(self:ValidParts,
     dl, # Loader of a part
@@ -78,7 +78,7 @@ def measure(self:ValidParts,
         measures.add(pred)
     return measures
 
-# %% ../../nbs/train/716_valid_parts.ipynb #ecc86e88
+# %% ../../nbs/train/716_valid_parts.ipynb #077f2f5d
 @patch
 def after_validate(self:ValidParts):
     if self.dl is not self.dls.valid: return # other recordings, given to `Learner.validate`
