@@ -20,14 +20,13 @@ TAKEN_NAMES = ('train','valid','test','mean')
 
 def check_part_names(
     names, # Names of validation parts
-    where:str='data.valid', # Key that holds them, for error messages
 ):
     "Raise `QuantizerError` for a name that no part can have"
     for name in names:
         if name in TAKEN_NAMES:
-            raise QuantizerError(f"'{where}' has a part '{name}': this name is taken; choose another")
+            raise QuantizerError(f"'data.valid' has a part '{name}': this name is taken; choose another")
         if not re.fullmatch('[A-Za-z][A-Za-z0-9_-]{0,39}', str(name)):
-            raise QuantizerError(f"'{where}' has a part '{name}': expected a letter, then letters, digits, _ or -, 40 at most")
+            raise QuantizerError(f"'data.valid' has a part '{name}': expected a letter, then letters, digits, _ or -, 40 at most")
 
 # %% ../../nbs/data/222_parts.ipynb #204bd84e
 class PartsReader:
