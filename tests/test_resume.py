@@ -35,11 +35,13 @@ def data(tmp_path_factory):
     d = tmp_path_factory.mktemp('data')
     c = Corpus.sample().select(range(0, 319, 5))
     c.df.assign(path=[str(c.file(i)) for i in range(len(c))], split=np.where(np.arange(len(c))%5 == 0, 'valid', 'train')).to_csv(d/'few.tsv', sep='\t', index=False)
+    other = Corpus.sample().select(range(3, 319, 10))
+    other.df.assign(path=[str(other.file(i)) for i in range(len(other))], split='').to_csv(d/'other.tsv', sep='\t', index=False)
     extract_features('mfcc-vq', d/'store', [f'data.corpus={d/"few.tsv"}'], progress=False)
     return d
 
 AUGMENT = 'data.augment={gain: [-6, 6], speed: [0.9, 1.1]}'
-SOURCES = dict(store=['data.store={}/store'], live=['data.live=true', AUGMENT], views=['data.store={}/viewed', 'data.views=2', AUGMENT],
+SOURCES = dict(store=['data.store={}/store'], parts=['data.store={}/parted', 'data.valid={other: {}/other.tsv}', 'train.checkpoint.monitor=mean/mse'], live=['data.live=true', AUGMENT], views=['data.store={}/viewed', 'data.views=2', AUGMENT],
     consistency=['data.store={}/noisy', 'data.views=2', 'data.augment={noise: {snr: [5, 20]}}', 'data.batching=buckets', 'model.losses.consistency=0.5'])
 
 def changes(data, quantizer, source='store', workers=0, world=1, more=()):
@@ -61,7 +63,7 @@ def errors(run): return ''.join(o.read_text() for o in sorted(run.parent.glob(f'
 
 # In all: 20 kills. `time` is a share of what the undisturbed run takes.
 EVENTS = ('before_batch','after_pred','after_backward','after_step','after_batch','before_validate','after_validate','after_epoch','before_train')
-CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', source='live', workers=2, kills=4), residual=dict(quantizer='residual', source='live', world=2, kills=4), views=dict(quantizer='vq', source='views', workers=2, kills=3), consistency=dict(quantizer='fsq', source='consistency', world=2, kills=3))
+CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', source='live', workers=2, kills=4), residual=dict(quantizer='residual', source='live', world=2, kills=4), views=dict(quantizer='vq', source='views', workers=2, kills=3), consistency=dict(quantizer='fsq', source='consistency', world=2, kills=3), parts=dict(quantizer='vq', source='parts', world=2, kills=3))
 
 def kill_point(rng, world, i, seconds):
     "At random: a third within the writing of a checkpoint, the others in the steps and between them; a run takes `seconds`"
@@ -128,7 +130,7 @@ def test_controls(worker, data, tmp_path):
         assert worker(args=['mfcc-vq', str(run), ch], world=1) == [0], errors(run)
         assert bool(differing(tmp_path/'straight', run)) == (what != 'nothing'), what
 
-@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views'), ('vq','buckets','consistency')])
+@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views'), ('vq','buckets','consistency'), ('vq','crops','parts')])
 def test_two_are_one(worker, data, tmp_path, quantizer, batching, source):
     "Two processes with half the batch each follow one for fifty steps. In validation the diversity of codes is that of each batch, so it is left out"
     more = ['model.encoder.dropout=0', 'model.decoder.dropout=0', f'data.batching={batching}', 'train.epoch_steps=10', 'train.epochs=5', 'train.log_steps=1', 'train.checkpoint.steps=1000', 'train.precision=fp32', 'train.accumulate=1', 'data.longest_s=2']
@@ -137,7 +139,8 @@ def test_two_are_one(worker, data, tmp_path, quantizer, batching, source):
     assert len(one) == 50
     for k in ('loss','mse','grad_norm','usage','perplexity'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4 if k != 'grad_norm' else 2e-3, err_msg=k)
     one,two = (pd.read_csv(tmp_path/o/'log.csv') for o in '12')
-    for k in ('train_loss','valid_mse','nre','usage','perplexity'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, err_msg=k)
+    parts = ['other/mse','other/nre','other/usage','mean/loss'] if source == 'parts' else []
+    for k in ('train_loss','valid_mse','nre','usage','perplexity', *parts): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, err_msg=k)
     a,b = (load_file(step_checkpoints(tmp_path/o/'checkpoints')[-1]/'model.safetensors') for o in '12')
     for k in a:
         if 'codebook' in k or 'counts' in k: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-3, msg=lambda m: f'{k}: {m}')
@@ -155,6 +158,8 @@ def spoken(data, tmp_path_factory):
     c = Corpus.load(data/'few.tsv')
     c = c.select(c.df.language.isin(['en','es']).to_numpy() & (c.df.duration_s < 3).to_numpy())
     c.df.to_csv(d/'few.tsv', sep='\t', index=False)
+    other = Corpus.load(data/'other.tsv')
+    other.select(other.df.language.isin(['en','es']).to_numpy()).df.to_csv(d/'other.tsv', sep='\t', index=False)
     (d/'whisper').mkdir()
     random_whisper(d/'whisper', layers=1)
     return d
@@ -179,11 +184,11 @@ def test_whisper_killed(worker, spoken, tmp_path, world, topk, kills):
     assert differing(tmp_path/'straight', tmp_path/'killed') == []
 
 def test_whisper_two_are_one(worker, spoken, tmp_path):
-    "Losses of text are means over the tokens of all processes"
-    more = ['model.encoder={name: bottleneck}', 'model.decoder={name: bottleneck, layers: 1}', 'train.phases=null', 'train.epochs=2', 'train.wer=0', 'model.losses={mse: 1.0, kl: 1.0, ce: 0.5, commitment: 0.25}', 'train.epoch_steps=10', 'train.log_steps=1']
+    "Losses of text are means over the tokens of all processes, in a validation part from another corpus too"
+    more = [f'data.valid={{other: {spoken}/other.tsv}}', f'data.store={spoken}/parted', 'model.encoder={name: bottleneck}', 'model.decoder={name: bottleneck, layers: 1}', 'train.phases=null', 'train.epochs=2', 'train.wer=0', 'model.losses={mse: 1.0, kl: 1.0, ce: 0.5, commitment: 0.25}', 'train.epoch_steps=10', 'train.log_steps=1']
     for world in (1,2): assert worker(args=['mfcc-vq', str(tmp_path/str(world)), through_whisper(spoken, world, more=more)], world=world) == [0]*world, errors(tmp_path/str(world))
     one,two = (pd.read_csv(tmp_path/o/'steps.csv') for o in '12')
     assert len(one) == 20
     for k in ('loss','mse','kl','ce','accuracy'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, atol=1e-6, err_msg=k)
     one,two = (pd.read_csv(tmp_path/o/'log.csv') for o in '12')
-    for k in ('valid_mse','valid_kl','valid_ce','valid_accuracy'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, atol=1e-6, err_msg=k)
+    for k in ('valid_mse','valid_kl','valid_ce','valid_accuracy','other/kl','other/ce','other/accuracy','mean/kl'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, atol=1e-6, err_msg=k)

@@ -19,7 +19,7 @@ def make_run(run, rows=200, epochs=8, books=2):
     step,e = np.arange(1, rows+1)*2,np.arange(epochs)
     pd.DataFrame(dict(step=step, progress=step/1000, epoch=step//50, lr=1e-3, loss=1/step, mse=0.5/step, skipped=0, usage=0.9, perplexity=30, step_s=0.25, data_wait=0.1, frames_per_s=4321.,
         memory_mb=987., time_s=0.5*step)).to_csv(run/'steps.csv', index=False)
-    log = dict(epoch=e, step=50*(e+1), train_loss=1/(e+1), valid_loss=2/(e+1), nre=0.5/(e+1), usage=0.9, perplexity=30) | {f'{k}_{q+1}':v/(q+1) for q in range(books) for k,v in (('usage',0.9),('perplexity',40))}
+    log = dict(epoch=e, step=50*(e+1), train_loss=1/(e+1), valid_loss=2/(e+1), nre=0.5/(e+1), usage=0.9, perplexity=30) | {'other/loss':3/(e+1), 'other/nre':0.6/(e+1), 'mean/loss':1.0} | {f'{k}_{q+1}':v/(q+1) for q in range(books) for k,v in (('usage',0.9),('perplexity',40))}
     pd.DataFrame(log | dict(time_s=25*(e+1), verdict=VERDICT)).to_csv(run/'log.csv', index=False)
     (run/'codes.json').write_text(json.dumps(dict(step=400, epoch=7, sizes=[64]*books, counts=[[*range(64)]]*books)))
     (run/'events.csv').write_text(f'time,step,kind,text\n2024-05-01T10:00:00,0,started,from the beginning\n2024-05-01T10:01:00,100,collapse,perplexity is 2 {BAD}\n')
@@ -201,8 +201,8 @@ def test_page(server, tmp_path):
     assert p.text['name'] == 'a run' and p.text['made_of'] == 'logmel + residual' and p.text['state'] == 'training'
     assert p.text['at'] == '40 % · step 400 · 8.0 of 20 epochs · 3 min of training · about 5 min left'
     assert p.text['verdict'] == 'Codebook: '+VERDICT and p.attrs('verdict')['class'] == 'warn'
-    assert [p.curves(o) for o in ('loss','nre','lr','usage','perplexity','codes')] == [[200,8,8], [8], [200], [200,8,8], [200,8,8], [64,64]]
-    assert 'train 0.125' in p.text['loss'] and 'codebook 2 45 %' in p.text['usage'] and 'equal use' in p.text['codes'] and 'codebook 2 (1 unused)' in p.text['codes']
+    assert [p.curves(o) for o in ('loss','nre','lr','usage','perplexity','codes')] == [[200,8,8,8], [8,8], [200], [200,8,8], [200,8,8], [64,64]]
+    assert 'train 0.125' in p.text['loss'] and 'other 0.375' in p.text['loss'] and 'mean' not in p.text['loss'] and 'codebook 2 45 %' in p.text['usage'] and 'equal use' in p.text['codes'] and 'codebook 2 (1 unused)' in p.text['codes']
     for k,v in dict(step_s='250 ms', data_wait='10 %', frames_per_s='4,321', memory_mb='987 MB', skipped='0').items(): assert p.text[f'fig-{k}'].endswith(v)
     assert BAD in p.text['events'] and not [t for t,_,_ in p.found if t == 'img'] # as text
     assert [a.get('class') for t,a,_ in p.found if t == 'li'] == ['collapse', '']

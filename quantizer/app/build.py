@@ -24,6 +24,8 @@ from ..data.corpus import Corpus
 from ..data.loaders import feature_loaders
 from ..data.extract import build_store
 from ..data.features import FeatureExtractor
+from ..data.options import valid_parts, valid_share
+from ..data.parts import with_parts
 from ..data.store import FeatureStore, is_finished
 from ..data.views import CorpusView, ViewStore
 from ..models.objectives import BatchTargets
@@ -47,10 +49,22 @@ from ..whisper.wer import WERCallback
 # %% ../../nbs/app/902_build.ipynb #f2921d41
 def corpus_from_config(
     cfg:dict, # Checked
-)->Corpus: # With a split
+)->Corpus: # With a split, and with all validation parts
     "The corpus that a config describes"
     data = cfg['data']
-    return Corpus.load(data['corpus'], data['rename']).with_split(data['valid'], cfg['seed'])
+    corpus = Corpus.load(data['corpus'], data['rename'])
+    return _with_parts(cfg, corpus.with_split(valid_share(data), cfg['seed']))
+
+def _with_parts(cfg, corpus):
+    "A corpus with the validation parts that a config names"
+    parts = valid_parts(cfg['data'])
+    if not parts: return corpus
+    return with_parts(corpus, {name:_load_part(cfg, name, path) for name,path in parts.items()})
+
+def _load_part(cfg, name, path):
+    try: return Corpus.load(path, cfg['data']['rename'])
+    except QuantizerError as e:
+        raise QuantizerError(f"'data.valid.{name}': {e}") from None
 
 # %% ../../nbs/app/902_build.ipynb #26f77176
 def print_skipped(
@@ -160,7 +174,8 @@ def extract_features(
     cfg = load_config(source, changes)
     corpus = Corpus.load(cfg['data']['corpus'], cfg['data']['rename'])
     if len(corpus) > 1:
-        corpus = corpus.with_split(cfg['data']['valid'], cfg['seed'])
+        corpus = corpus.with_split(valid_share(cfg['data']), cfg['seed'])
+    corpus = _with_parts(cfg, corpus)
     if progress is None:
         progress = sys.stderr.isatty()
     extractor = extractor_from_config(cfg)
@@ -310,7 +325,7 @@ def _loaders(cfg, store, model, targets):
     return feature_loaders(store, data['batch_size'], data['crop_s'], data['workers'], cfg['seed'],
         batching=data['batching'], longest_s=data['longest_s'], packing_gap=model.packing_gap,
         augment=mask_features(cfg), rank=rank(), world=world_size(),
-        epoch_steps=cfg['train']['epoch_steps'], targets=targets)
+        epoch_steps=cfg['train']['epoch_steps'], targets=targets, parts=[*valid_parts(data)])
 
 # %% ../../nbs/app/902_build.ipynb #3d92e751
 def _model_to_train(cfg, store, is_resumed):

@@ -25,7 +25,7 @@ from ..core.files import expand_path
 from ..core.options import check_block, check_options, option_parameters, options_schema
 from ..core.registry import load_plugin
 from ..data.features import FEATURES, FeatureExtractor
-from ..data.options import DataOptions, check_data
+from ..data.options import DataOptions, check_data, valid_parts
 from ..models.autoencoder import (Budget, build_model, check_model,
     default_monitor, objective_classes)
 from ..models.backbones import DECODERS, ENCODERS
@@ -270,7 +270,11 @@ def monitors_are_logged(cfg, model, out):
     losses = list(out.losses)
     for o in objective_classes(weights):
         losses += o.logged_losses(weights, cfg['model'].get(o.block))
-    check_monitors(cfg['train'], monitor_names(losses, bool(cfg['train']['wer'])))
+    parts = [*valid_parts(cfg['data'])]
+    for name in parts:
+        if name in losses:
+            raise QuantizerError(f"'data.valid' has a part '{name}', and there is a loss of this name: rename the part")
+    check_monitors(cfg['train'], monitor_names(losses, bool(cfg['train']['wer']), parts))
 
 # %% ../../nbs/app/901_config.ipynb #37446da7
 def anneal_fits(cfg, model, out):

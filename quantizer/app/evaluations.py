@@ -18,6 +18,7 @@ from .config import read_config
 from ..core.errors import QuantizerError, explain_errors
 from ..core.files import cached_json
 from ..data.corpus import Corpus
+from ..data.options import valid_share
 from ..evaluate.alignments import Alignments
 from ..evaluate.evaluation import Evaluation
 from ..evaluate.metrics import PUBLISHED, find_metric
@@ -33,7 +34,7 @@ def _split_as_trained(tokenizer, corpus):
     if config is None: return corpus
     cfg = read_config(str(config))
     with explain_errors(f"{config}: not the config of a run"):
-        return corpus.with_split(cfg['data']['valid'], cfg['seed'])
+        return corpus.with_split(valid_share(cfg['data']), cfg['seed'])
 
 # %% ../../nbs/app/909_evaluations.ipynb #1b323c1e
 def _open_tokens(a, what):

@@ -30,6 +30,7 @@ from ..core.files import atomic_path, expand_path, replaced
 from ..data.audio import is_url
 from ..data.corpus import Corpus
 from ..data.live import LiveFeatures
+from ..data.options import valid_parts
 from ..data.store import FeatureStore
 from ..evaluate.baselines import kmeans_tokenizer
 from ..evaluate.measure import evaluate, kmeans_baseline
@@ -60,6 +61,7 @@ def _path_options(cfg):
     "Options that hold a path: `(block, key)`"
     noise = (cfg['data']['augment'] or {}).get('noise') or {}
     res = [(cfg['data'],'corpus'), (cfg['data'],'store'), (cfg['train'],'init_from'), (noise,'folder')]
+    res += [(cfg['data']['valid'],name) for name in valid_parts(cfg['data'])]
     return res + [(cfg['model'].get(o.block) or {}, 'store') for o in objective_classes()]
 
 # %% ../../nbs/app/906_run.ipynb #d772a605
@@ -172,12 +174,16 @@ def print_row(
     names:list, # Names of the columns
     row:list, # Values, as fastai's Recorder logs them
     losses:dict|None=None, # Mean losses of the validation
+    parts:dict|None=None, # Measures of validation parts from other corpora, from `part_measures`
 ):
     "Print one line for an epoch"
     v = dict(zip(names, row)) | (losses or {})
     labels = dict(kl='KL', accuracy='accuracy', wer='WER')
     text = ''.join(f'   {label} {v[k]:.3f}' for k,label in labels.items() if not math.isnan(v.get(k, math.nan)))
-    print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}   "
+    others = {k.removesuffix('/loss'):o for k,o in (parts or {}).items() if k.endswith('/loss')}
+    others.pop('mean', None)
+    watched = ''.join(f'   {name} {loss:.4f}' for name,loss in others.items())
+    print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}{watched}   "
         f"error {v['nre']:.4f}{text}   in use {100*v['usage']:3.0f} %   "
         f"perplexity {v['perplexity']:.0f}   {v['time']}", flush=True)
 
@@ -189,7 +195,8 @@ def fit(self:Run):
     progress = self.progress and not rank()
     if rank(): learn.logger = lambda row: None
     else:
-        learn.logger = lambda row: print_row(learn.recorder.metric_names, row, learn.validation_losses())
+        learn.logger = lambda row: print_row(
+            learn.recorder.metric_names, row, learn.validation_losses(), learn.part_measures())
     if progress and IN_NOTEBOOK:
         learn.add_cb(ShowGraphCallback())
     with nullcontext() if progress else learn.no_bar():
@@ -227,7 +234,7 @@ def train(self:Run)->dict|None:
     self.open_data()
     with StopSignals() as stop:
         if self.resuming and not self.override:
-            check_same_data(self.out, self.store)
+            check_same_data(self.out, self.cfg, self.store)
         self.build_learner(stop)
         if rank() == 0: self.print_sizes()
         try:

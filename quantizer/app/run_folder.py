@@ -18,7 +18,7 @@ from ..core.errors import QuantizerError
 from ..core.files import atomic_path, try_lock
 from ..core.options import resume_safe_options
 from ..core.tensors import fingerprint
-from ..data.options import DataOptions
+from ..data.options import DataOptions, valid_parts
 from ..models.autoencoder import objective_classes
 from ..train.options import TrainOptions
 
@@ -113,19 +113,20 @@ def config_changes(
 
 # %% ../../nbs/app/905_run_folder.ipynb #9fccdcff
 def describe_data(
+    cfg:dict, # Complete config
     store, # Features: a `FeatureStore` or `LiveFeatures`
 )->dict:
     "Numbers of recordings and frames, and a hash of lengths and split"
-    arrays = [store.frames, store.part('train'), store.part('valid')]
+    arrays = [store.frames, *(store.part(o) for o in ('train', 'valid', *valid_parts(cfg['data'])))]
     digest = fingerprint(*(o.tobytes() for o in arrays))
     return dict(recordings=len(store), frames=int(store.frames.sum()), fingerprint=digest)
 
 # %% ../../nbs/app/905_run_folder.ipynb #4ffe831a
-def check_same_data(out:Path, store):
+def check_same_data(out:Path, cfg:dict, store):
     "`QuantizerError` if the run in `out` was started with other recordings"
     path = out/'data.json'
     if not path.exists(): return
-    old,new = json.loads(path.read_text()),describe_data(store)
+    old,new = json.loads(path.read_text()),describe_data(cfg, store)
     if old == new: return
     raise QuantizerError(f"{out}: was started with {old['recordings']:,} recordings of {old['frames']:,} frames, "
         f"and now there are {new['recordings']:,} of {new['frames']:,}, or the validation split changed; "
@@ -135,6 +136,6 @@ def check_same_data(out:Path, store):
 def write_settings(out:Path, cfg:dict, store):
     "Write `data.json` and `config.yaml`: what a run is trained on, and how"
     with atomic_path(out/'data.json') as tmp:
-        tmp.write_text(json.dumps(describe_data(store)))
+        tmp.write_text(json.dumps(describe_data(cfg, store)))
     with atomic_path(out/'config.yaml') as tmp:
         tmp.write_text(yaml.safe_dump(cfg, sort_keys=False))

@@ -21,6 +21,7 @@ from .run import open_run, train_run
 from ..core.errors import QuantizerError, check_range, explain_errors
 from ..core.files import atomic_path, expand_path
 from ..core.tensors import fingerprint
+from ..data.options import valid_parts
 from ..data.store import is_finished
 from ..train.stopping import Interrupted, StopSignals
 
@@ -111,7 +112,8 @@ def shared_store(
     data = cfg['data']
     if data['live'] or data['store']: return None
     views = (data['views'], data['augment'], data['valid'], cfg['seed']) if data['views'] else ()
-    digest = fingerprint(cfg['features'], data['corpus'], data['rename'], data['dtype'], *views)
+    parts = (valid_parts(data),) if valid_parts(data) else ()
+    digest = fingerprint(cfg['features'], data['corpus'], data['rename'], data['dtype'], *views, *parts)
     return folder/f'features-{digest}'
 
 # %% ../../nbs/app/910_sweep.ipynb #b50a4426

@@ -98,7 +98,7 @@ class Corpus:
         df:pd.DataFrame, # One row per recording; only the column `path` is required
         root:str|Path='.', # Folder or URL that relative paths start from
         name:str='corpus', # Name of the corpus in error messages
-        reader=None, # Reads recordings that are not files: has `source(corpus, i)` and `size(corpus, i)`
+        reader=None, # Reads recordings that are not files: has `source(corpus, i)`, `size(corpus, i)`, perhaps `file(corpus, i)`
         problems:dict|None=None, # What was left out: name -> reason (a text, or an `AudioError`)
     ):
         df,problems = df.reset_index(drop=True),problems or {}
@@ -152,7 +152,7 @@ def span(self:Corpus, i:int)->tuple[float,float|None]: # Seconds; `None` for the
 @patch
 def file(self:Corpus, i:int)->Path|str:
     "Location of recording `i`: a file, a URL, or the name of a member of an archive"
-    return join_path(self.root, self.df.at[i,'path'])
+    return self.reader.file(self, i) if hasattr(self.reader, 'file') else join_path(self.root, self.df.at[i,'path'])
 
 # %% ../../nbs/data/207_corpus.ipynb #sc287e38
 @patch

@@ -141,6 +141,7 @@ def batch_loader(
 class FeatureLoaders(DataLoaders):
     "A training and a validation loader"
     device = property(lambda self: default_device()) # training moves model and batches there
+    parts = {} # name -> loader of a validation part from another corpus
     def one_batch(self)->tuple: # `feats, mask`, a dict of targets if any, `ids`
         "A batch of the training loader"
         return next(iter(self.train))
@@ -168,6 +169,7 @@ def feature_loaders(
     world:int=1, # Processes that train together
     epoch_steps:int|None=None, # Batches between validations; a pass over the data by default
     targets=None, # What goes with each recording, see `BatchDataset`; recordings without are left out
+    parts=(), # Names of validation parts that have loaders of their own, see `with_parts`
 )->FeatureLoaders:
     "Training batches, and whole validation recordings"
     check_range(1, np.inf, batch_size=batch_size, epoch_steps=1 if epoch_steps is None else epoch_steps)
@@ -186,5 +188,7 @@ def feature_loaders(
         plan = make_plan(Segments(items, frames[items], longest), batch_size*world, seed=seed)
         dataset = BatchDataset(source, plan, rank, world, augment, targets)
         return batch_loader(dataset, epoch_steps or len(plan), workers)
-    train = _loader('train', plans[batching], augment, epoch_steps)
-    return FeatureLoaders(train, _loader('valid', partial(buckets, shuffle=False)))
+    whole = partial(buckets, shuffle=False)
+    dls = FeatureLoaders(_loader('train', plans[batching], augment, epoch_steps), _loader('valid', whole))
+    dls.parts = {name:_loader(name, whole) for name in parts}
+    return dls

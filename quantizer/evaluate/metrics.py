@@ -224,8 +224,8 @@ for name in ('white_25db','pink_22db','crushed'):
 
 # %% ../../nbs/evaluate/601_metrics.ipynb #7128dc1c
 def metric_name(column:str)->str:
-    "The metric of a column: `valid_mse` -> `mse`, `usage_2` -> `usage`"
-    return re.sub(r'^(train|valid)_|_\d+$', '', column)
+    "The metric of a column: `valid_mse` -> `mse`, `usage_2` -> `usage`, `telephone/mse` -> `mse`"
+    return re.sub(r'^(train|valid)_|^[^/]+/|_\d+$', '', column)
 
 def find_metric(
     column:str, # Column of `log.csv` or `steps.csv`, or key of `measures.json`: `valid_loss`, `usage_2`

@@ -71,3 +71,8 @@ def validation_losses(self:Learner)->dict:
 def last_log_row(self:Learner)->dict:
     "The last row of `log.csv`, column to value; empty without a `RunLog`"
     return self.run_log.row if hasattr(self, 'run_log') else {}
+
+@patch
+def part_measures(self:Learner)->dict:
+    "Measures of other validation parts in the last validation, column to value; empty if there are no such parts"
+    return self.valid_parts.row if hasattr(self, 'valid_parts') else {}

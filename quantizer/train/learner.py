@@ -32,6 +32,7 @@ from .callback import Callback
 from .fast_loop import FastLearner, FastOptim, SmoothLoss, losses_to_numbers
 from .health import CodebookHealth, FrameLoss, NREMetric
 from .step import TrainStep, is_oom, oom_message
+from .valid_parts import ValidParts
 
 # %% ../../nbs/train/714_learner.ipynb #6de59df7
 class SpeechLearner(FastLearner):
@@ -218,6 +219,7 @@ def quantizer_learner(
     cbs = [CodebookHealth(frame_rate/model.downsample), *(cbs or [])]
     if not any(isinstance(callback, TrainStep) for callback in cbs):
         cbs.append(TrainStep())
+    if getattr(dls, 'parts', None): cbs.append(ValidParts())
     learn = SpeechLearner(
         dls,
         model,

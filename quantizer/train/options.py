@@ -18,6 +18,7 @@ from .checkpoint import Checkpoint
 from .loggers import check_loggers
 from .schedule import anneal, check_schedule
 from .stopping import EarlyStop
+from .valid_parts import part_columns
 
 # %% ../../nbs/train/715_options.ipynb #cf87c042
 @dataclass
@@ -91,11 +92,13 @@ def check_train(
 def monitor_names(
     losses, # Names of the losses that the model logs
     has_wer:bool=False, # Does Whisper transcribe the validation part?
+    parts=(), # Names of validation parts from other corpora
 )->list[str]:
     "Columns of `log.csv` that can be watched"
     names = [k for k,o in METRICS.items() if o.logged] + ['train_loss','valid_loss']
     if has_wer: names.append('wer')
-    return names + [f'{part}_{k}' for k in losses for part in ('train','valid')]
+    names += [f'{part}_{k}' for k in losses for part in ('train','valid')]
+    return names + part_columns(parts, losses)
 
 # %% ../../nbs/train/715_options.ipynb #dacbc6bb
 def check_monitors(

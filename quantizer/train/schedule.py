@@ -105,7 +105,7 @@ def last_measure(
 )->float: # Value in the last validation, as the first process has it
     "A measure that was logged; raises `QuantizerError` with the names of those that were"
     recorder = learn.recorder
-    row = dict(zip(recorder.metric_names[1:], recorder.values[-1])) | learn.last_log_row()
+    row = dict(zip(recorder.metric_names[1:], recorder.values[-1])) | learn.part_measures() | learn.last_log_row()
     numbers = {k:float(v) for k,v in row.items() if isinstance(v, (int,float))}
     if name not in numbers:
         raise QuantizerError(f"no measure is called '{name}'{nearest_name(name, numbers)}; "

@@ -9,7 +9,7 @@ __all__ = ['PRECISIONS', 'TrainStep', 'checkpoint_activations', 'compile_parts',
 
 # %% ../../nbs/train/708_step.ipynb #256d6cbe
 import resource
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Literal
 import torch
@@ -60,9 +60,13 @@ def before_fit(self:TrainStep):
 def before_batch(self:TrainStep):
     if self.training: self._enter_group()
     self.device = self.xb[0].device
+    self.forward_context.enter_context(self.autocast())
+
+@patch
+def autocast(self:TrainStep):
+    "The context in which the model computes, as `precision` says"
     dtype = PRECISIONS[self.precision]
-    if dtype:
-        self.forward_context.enter_context(torch.autocast(self.device.type, dtype))
+    return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
 # %% ../../nbs/train/708_step.ipynb #1f08a62a
 @patch

@@ -235,6 +235,14 @@ function lastStep() {
   return Math.max(1, ...last(data.steps), ...last(data.log));
 }
 
+const PART_COLORS = ['c2', 'c3', 'c4', 'c5'];
+
+function partCurves(measure) {  // validation parts from other corpora
+  const {log} = data, end = '/' + measure;
+  const columns = Object.keys(log).filter(column => column.endsWith(end) && !column.startsWith('mean/'));
+  return columns.map((column, i) => ({name: column.slice(0, -end.length), x: log.step, y: log[column], color: PART_COLORS[i % PART_COLORS.length]}));
+}
+
 function showLoss() {
   const {steps, log} = data, select = $('which');
   const names = ['loss', ...Object.keys(steps).filter(name => name !== 'loss' && name !== 'step' && !(name in METRICS))];
@@ -248,13 +256,14 @@ function showLoss() {
     {name: 'steps', x: steps.step, y: steps[select.value], color: 'thin', thin: true},
     {name: 'train', x: log.step, y: log['train_' + select.value], color: 'c0'},
     {name: 'validation', x: log.step, y: log['valid_' + select.value], color: 'c1'},
+    ...partCurves(select.value),
   ]});
 }
 
 function showCharts() {
   const {steps, log} = data, end = lastStep();
   showLoss();
-  charts.nre.show({end, curves: [{name: 'validation', x: log.step, y: log.nre, color: 'c1'}]});
+  charts.nre.show({end, curves: [{name: 'validation', x: log.step, y: log.nre, color: 'c1'}, ...partCurves('nre')]});
   charts.lr.show({end, curves: [{name: 'steps', x: steps.step, y: steps.lr, color: 'c0'}]});
   charts.usage.show({end, top: 104, unit: ' %', curves: bookCurves('usage', 100)});
   charts.perplexity.show({end, curves: bookCurves('perplexity')});
