@@ -43,7 +43,7 @@ SOURCES = dict(store=['data.store={}/store'], live=['data.live=true', AUGMENT], 
     consistency=['data.store={}/noisy', 'data.views=2', 'data.augment={noise: {snr: [5, 20]}}', 'data.batching=buckets', 'model.losses.consistency=0.5'],
     masked=['data.store={}/store', 'model.losses.masked_prediction=0.5', 'model.masking={width: 16, layers: 1, codebook_size: 32}'],
     own=['data.store={}/store', 'model.losses.masked_prediction=0.5', 'model.masking={targets: own, width: 16, layers: 1, decay: 0.9}'],
-    contrastive=['data.store={}/store', 'model.losses.contrastive=0.5', 'model.contrastive={steps: 3, negatives: 8, width: 16}'])
+    contrastive=['data.store={}/store', 'model.losses.contrastive=0.5', 'model.contrastive={steps: 3, negatives: 8, width: 16, temperature: 0.5}'])
 
 def changes(data, quantizer, source='store', workers=0, world=1, more=()):
     where = [o.replace('{}', str(data)) for o in SOURCES[source]]
