@@ -7,7 +7,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/contrastive.html.md"""
 # %% auto #0
 __all__ = ['ContrastiveOptions', 'recordings_in_rows', 'code_numbers', 'similarities', 'Contrastive']
 
-# %% ../../nbs/models/409_contrastive.ipynb #bb706d56
+# %% ../../nbs/models/409_contrastive.ipynb #ee430fc9
 from dataclasses import dataclass
 from typing import Annotated
 import torch
@@ -21,7 +21,7 @@ from .backbones import recording_numbers
 from .objectives import LOSSES
 from .prediction import RandomObjective
 
-# %% ../../nbs/models/409_contrastive.ipynb #c87e46f4
+# %% ../../nbs/models/409_contrastive.ipynb #aa98528f
 @dataclass
 class ContrastiveOptions:
     "What is predicted, and among what"
@@ -30,7 +30,7 @@ class ContrastiveOptions:
     width:PositiveInt=192 # Width of the recurrent network over the tokens so far
     temperature:PositiveFloat=0.1 # Temperature of the cosine similarities
 
-# %% ../../nbs/models/409_contrastive.ipynb #34b362b1
+# %% ../../nbs/models/409_contrastive.ipynb #0107c1d8
 def recordings_in_rows(
     x:Tensor, # `(B,T,...)` values of tokens
     mask:Tensor, # `(B,T)`, `True` for a real token
@@ -40,14 +40,14 @@ def recordings_in_rows(
     rows = pad_sequence(x[mask].split(lengths or [0]), batch_first=True)
     return F.pad(rows, (0,0)*(rows.ndim-2) + (0,1))
 
-# %% ../../nbs/models/409_contrastive.ipynb #70da3539
+# %% ../../nbs/models/409_contrastive.ipynb #d6aa94cd
 def _draw_positions(n):
     def _draw(rows, generator):
         length = max(1, rows.stop-rows.start)
         return torch.randint(length, (1,n), generator=generator, device=generator.device)
     return _draw
 
-# %% ../../nbs/models/409_contrastive.ipynb #ec980f60
+# %% ../../nbs/models/409_contrastive.ipynb #5ff4576d
 def code_numbers(
     codes:Tensor, # `(B,T,Q)`
     mask:Tensor, # `(B,T)`, `True` for a real token
@@ -55,7 +55,7 @@ def code_numbers(
     "A number for each token, equal for tokens whose codes are equal"
     return torch.zeros_like(mask, dtype=torch.long).index_put((mask,), codes[mask].unique(dim=0, return_inverse=True)[1])
 
-# %% ../../nbs/models/409_contrastive.ipynb #71b7b443
+# %% ../../nbs/models/409_contrastive.ipynb #ae035e36
 def similarities(
     expected:Tensor, # `(R,L,D)` predictions
     z:Tensor, # `(R,L,D)` what comes in their place
@@ -68,7 +68,7 @@ def similarities(
     wrong = (expected @ others.mT).masked_fill(same, -torch.inf)
     return torch.cat([right, wrong], -1)
 
-# %% ../../nbs/models/409_contrastive.ipynb #572ba2f5
+# %% ../../nbs/models/409_contrastive.ipynb #15717210
 @LOSSES.register('contrastive')
 class Contrastive(RandomObjective):
     "InfoNCE of the next tokens, predicted from those so far, among tokens of the same recording"
@@ -88,7 +88,7 @@ class Contrastive(RandomObjective):
         "Vectors `(R,L,steps,D)` that are expected after each token of `(R,L,D)`"
         return self.heads(self.context(z)[0]).unflatten(-1, (self.steps,-1))
 
-# %% ../../nbs/models/409_contrastive.ipynb #9be9bc44
+# %% ../../nbs/models/409_contrastive.ipynb #5845facd
 @patch
 def scores(self:Contrastive, z, ids, real, positions):
     "For each step ahead, the similarities `(n,1+N)` of all predictions"
@@ -97,7 +97,7 @@ def scores(self:Contrastive, z, ids, real, positions):
     counts = real & ~same.all(-1)
     return [similarities(expected[:,:-k,k-1], z[:,k:], others, same[:,k:])[counts[:,k:]] for k in range(1, self.steps+1)]
 
-# %% ../../nbs/models/409_contrastive.ipynb #549bb3a5
+# %% ../../nbs/models/409_contrastive.ipynb #1a816a15
 @patch
 def terms(self:Contrastive, model, out, batch):
     mask = out.token_mask
@@ -111,7 +111,7 @@ def terms(self:Contrastive, model, out, batch):
     n = torch.tensor(len(scores), device=mask.device)
     return dict(contrastive=(loss, n), contrastive_accuracy=(is_nearest.sum().float(), n))
 
-# %% ../../nbs/models/409_contrastive.ipynb #70ac2442
+# %% ../../nbs/models/409_contrastive.ipynb #8b84fa9d
 @patch(cls_method=True)
 def logged_losses(cls:Contrastive, weights, options=None):
     return ['contrastive', 'contrastive_accuracy']

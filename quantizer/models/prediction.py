@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/prediction.html.md"""
 __all__ = ['MAX_CLASSES', 'MaskingOptions', 'RandomObjective', 'draw_spans', 'RandomTargets', 'OwnTargets', 'ContextNetwork',
            'MaskedPrediction']
 
-# %% ../../nbs/models/408_prediction.ipynb #bd8eb2b6
+# %% ../../nbs/models/408_prediction.ipynb #abd3c65e
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -25,7 +25,7 @@ from .objectives import LOSSES, Objective
 from .transformer import TransformerBlocks
 from ..quantizers.frozen import RandomProjectionVQ
 
-# %% ../../nbs/models/408_prediction.ipynb #054675bc
+# %% ../../nbs/models/408_prediction.ipynb #cfe60430
 @dataclass
 class MaskingOptions:
     "What is hidden, and what is predicted there"
@@ -38,7 +38,7 @@ class MaskingOptions:
     codebook_dim:PositiveInt=16 # Dimensions after the random projection; for `random`
     decay:Annotated[float, Interval(ge=0, lt=1)]=0.999 # Decay of the moving average of the model; for `own`
 
-# %% ../../nbs/models/408_prediction.ipynb #481c014f
+# %% ../../nbs/models/408_prediction.ipynb #ef479706
 class RandomObjective(Objective):
     "Base of objectives that draw random numbers for each recording"
     def __init__(self,
@@ -59,7 +59,7 @@ class RandomObjective(Objective):
         parts = recordings.split(lengths or [0])
         return torch.cat([draw_per_item(part, 0, draw, sync=False) for part in parts])
 
-# %% ../../nbs/models/408_prediction.ipynb #0fae9240
+# %% ../../nbs/models/408_prediction.ipynb #55da516d
 def draw_spans(
     n:int, # Number of tokens
     start:float, # Probability that a span begins at a token
@@ -70,7 +70,7 @@ def draw_spans(
     begun = (torch.rand(n, generator=generator, device=generator.device) < start).cumsum(0)
     return begun > F.pad(begun, (span,0))[:n]
 
-# %% ../../nbs/models/408_prediction.ipynb #0db597e7
+# %% ../../nbs/models/408_prediction.ipynb #00883cbe
 class RandomTargets(nn.Module):
     "Codes of the frames of each token, stacked, by a quantizer that is random and stays so"
     def __init__(self,
@@ -89,7 +89,7 @@ class RandomTargets(nn.Module):
         stacked = x.unflatten(1, (-1,self.downsample)).flatten(2)
         return self.quantizer.encode(stacked, out.token_mask)
 
-# %% ../../nbs/models/408_prediction.ipynb #672777a4
+# %% ../../nbs/models/408_prediction.ipynb #bec2f166
 class OwnTargets(nn.Module):
     "Codes by a moving average of encoder and quantizer"
     def __init__(self,
@@ -109,7 +109,7 @@ class OwnTargets(nn.Module):
         if model.training: self.update(model)
         return self.quantizer.encode(*self.encoder(out.x, out.mask))
 
-# %% ../../nbs/models/408_prediction.ipynb #4c0d4a6e
+# %% ../../nbs/models/408_prediction.ipynb #c94ef3fe
 @patch
 @torch.no_grad()
 def update(self:OwnTargets,
@@ -123,7 +123,7 @@ def update(self:OwnTargets,
             if old.is_floating_point(): old.lerp_(new, rate)
             else: old.copy_(new)
 
-# %% ../../nbs/models/408_prediction.ipynb #6a7035ea
+# %% ../../nbs/models/408_prediction.ipynb #9fb6c0f0
 class ContextNetwork(nn.Module):
     "Transformer blocks that predict classes of each token from the vectors of its recording"
     def __init__(self,
@@ -138,7 +138,7 @@ class ContextNetwork(nn.Module):
     def forward(self, z, mask, where):
         return self.out(self.norm(self.blocks(self.inp(z), mask))[where])
 
-# %% ../../nbs/models/408_prediction.ipynb #79366ac8
+# %% ../../nbs/models/408_prediction.ipynb #12928bf0
 @LOSSES.register('masked_prediction')
 class MaskedPrediction(RandomObjective):
     "Cross-entropy of the codes of hidden tokens, predicted from the tokens around them"
@@ -160,7 +160,7 @@ class MaskedPrediction(RandomObjective):
             return draw_spans(rows.stop-rows.start, self.start, self.span, generator)
         return torch.zeros_like(mask).index_put((mask,), self.draw_per_recording(mask, _spans))
 
-# %% ../../nbs/models/408_prediction.ipynb #94636626
+# %% ../../nbs/models/408_prediction.ipynb #dc159ba5
 @patch
 def predict(self:MaskedPrediction, model, out, hidden):
     "Logits of the hidden tokens, from the codes of those around them"
@@ -170,7 +170,7 @@ def predict(self:MaskedPrediction, model, out, hidden):
     z_q = model.quantizer.decode(model.quantizer.encode(z, mask)).type_as(z)
     return self.context(z + (z_q-z).detach(), mask, hidden)
 
-# %% ../../nbs/models/408_prediction.ipynb #efdaef92
+# %% ../../nbs/models/408_prediction.ipynb #622baacf
 @patch
 def terms(self:MaskedPrediction, model, out, batch):
     hidden = self.hide(out.token_mask)
@@ -182,12 +182,12 @@ def terms(self:MaskedPrediction, model, out, batch):
     n = hidden.sum()*codes.shape[-1]
     return dict(masked_prediction=(loss, n), masked_accuracy=(right, n))
 
-# %% ../../nbs/models/408_prediction.ipynb #1c2a208f
+# %% ../../nbs/models/408_prediction.ipynb #beb29421
 @patch(cls_method=True)
 def logged_losses(cls:MaskedPrediction, weights, options=None):
     return ['masked_prediction', 'masked_accuracy']
 
-# %% ../../nbs/models/408_prediction.ipynb #65ce0438
+# %% ../../nbs/models/408_prediction.ipynb #7a0017da
 MAX_CLASSES = 2**16 # Largest codebook whose codes can be predicted
 
 @patch(cls_method=True)
@@ -202,7 +202,7 @@ def build(cls:MaskedPrediction, weights, options, model, extractor, store):
     context = ContextNetwork(model.quantizer.dim, sum(targets.sizes), options['layers'], options['width'])
     return cls(weights, targets, context, dim, options['start'], options['span'])
 
-# %% ../../nbs/models/408_prediction.ipynb #0f2f8cc4
+# %% ../../nbs/models/408_prediction.ipynb #164bc752
 @patch(cls_method=True)
 def check_config(cls:MaskedPrediction, cfg):
     "Refuse a width that the transformer cannot have, and own targets of a codebook that grows"
