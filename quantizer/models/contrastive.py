@@ -27,7 +27,7 @@ class ContrastiveOptions:
     "What is predicted, and among what"
     steps:Annotated[int, Interval(ge=1, le=100)]=6 # Tokens ahead to predict, each by a linear layer
     negatives:Annotated[int, Interval(ge=1, le=1000)]=32 # Other tokens of the recording to tell them from
-    width:PositiveInt=192 # Width of the recurrent network over the tokens so far
+    width:PositiveInt=64 # Width of the recurrent network over the tokens so far
     temperature:PositiveFloat=0.1 # Temperature of the cosine similarities
 
 # %% ../../nbs/models/409_contrastive.ipynb #0107c1d8
@@ -53,7 +53,8 @@ def code_numbers(
     mask:Tensor, # `(B,T)`, `True` for a real token
 )->Tensor: # `(B,T)` int64
     "A number for each token, equal for tokens whose codes are equal"
-    return torch.zeros_like(mask, dtype=torch.long).index_put((mask,), codes[mask].unique(dim=0, return_inverse=True)[1])
+    numbers = codes[mask].unique(dim=0, return_inverse=True)[1]
+    return torch.zeros_like(mask, dtype=torch.long).index_put((mask,), numbers)
 
 # %% ../../nbs/models/409_contrastive.ipynb #ae035e36
 def similarities(
@@ -78,7 +79,7 @@ class Contrastive(RandomObjective):
         dim:int, # `D` of the quantizer
         steps:int=6, # Tokens ahead to predict
         negatives:int=32, # Other tokens of the recording
-        width:int=192, # Width of the recurrent network
+        width:int=64, # Width of the recurrent network
         temperature:float=0.1, # Temperature of the similarities
     ):
         super().__init__(weights)
@@ -95,7 +96,11 @@ def scores(self:Contrastive, z, ids, real, positions):
     expected,row = self.predict(z),torch.arange(len(z), device=z.device)[:,None]
     others,same = z[row,positions],ids[:,:,None] == ids[row,positions][:,None]
     counts = real & ~same.all(-1)
-    return [similarities(expected[:,:-k,k-1], z[:,k:], others, same[:,k:])[counts[:,k:]] for k in range(1, self.steps+1)]
+    res = []
+    for k in range(1, self.steps+1):
+        ahead = similarities(expected[:,:-k,k-1], z[:,k:], others, same[:,k:])
+        res.append(ahead[counts[:,k:]])
+    return res
 
 # %% ../../nbs/models/409_contrastive.ipynb #1a816a15
 @patch
