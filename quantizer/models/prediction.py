@@ -29,7 +29,7 @@ from ..quantizers.frozen import RandomProjectionVQ
 @dataclass
 class MaskingOptions:
     "What is hidden, and what is predicted there"
-    targets:Literal['random','own']='random' # `random`: nearest of random codes, behind a random projection; `own`: codes of a moving average of the model
+    targets:Literal['random','own']='random' # Codes of a `random` quantizer, or the `own` ones of a moving average of the model
     start:Annotated[float, Interval(gt=0, le=1)]=0.08 # Probability that a hidden span begins at a token
     span:PositiveInt=10 # Length of a hidden span, in tokens
     layers:Count=2 # Transformer blocks of the network that predicts
