@@ -1,9 +1,10 @@
-"Twelve steps of every quantizer on one rank's part of made-up frames; started by test_ranks.py, it forks one process, and two"
+"Some steps of every quantizer, and of every objective that draws, on one rank's part of made-up frames; started by test_ranks.py, it forks one process, and two"
 import multiprocessing, sys, torch, torch.distributed as dist
 from safetensors.torch import save_file
 from quantizer.all import Quantizer
 from quantizer.evaluate.health import count_codes
 from quantizer.core.distributed import all_reduce_sum
+from quantizer.models.autoencoder import add_objectives, build_model, check_model
 from variants import make, variants
 
 def parts(step, rank, world, dim):
@@ -42,6 +43,30 @@ def run(q, enc, rank, world):
     if rank == 0: q(held) # one rank may evaluate alone
     return dict(losses=torch.stack(log), codes=codes, **{f'state.{k}':v for k,v in q.state_dict().items() if not k.endswith('draws')}, **{f'enc.{k}':v for k,v in enc.state_dict().items()})
 
+OBJECTIVES = { # losses, and options of them
+    'masked':dict(losses=dict(masked_prediction=1.), masking=dict(width=16, layers=1, codebook_size=32, start=0.3, span=2)),
+    'own':dict(losses=dict(masked_prediction=1.), masking=dict(targets='own', width=16, layers=1, start=0.3, span=2, decay=0.5)),
+    'contrastive':dict(losses=dict(contrastive=1.), contrastive=dict(steps=3, negatives=8, width=16, temperature=1.))}
+
+def train_objective(options, rank, world):
+    "Six steps of a model with an objective that draws, one of them without frames on the second rank"
+    torch.manual_seed(0)
+    block = check_model(dict(encoder=dict(name='conv', width=16), quantizer=dict(name='vq', dim=8, codebook_size=16), decoder=dict(name='conv', width=16)) | options)
+    model,log = build_model(block, torch.zeros(8), torch.ones(8)),[]
+    add_objectives(model, block, None, None)
+    params = [p for p in model.parameters() if p.requires_grad]
+    opt = torch.optim.SGD(params, lr=0.05)
+    for step in range(6):
+        out = model.train()(*parts(step, rank, world, 8))
+        opt.zero_grad()
+        out.loss.backward()
+        for p in params:
+            if p.grad is None: p.grad = torch.zeros_like(p)
+        if world > 1: average_gradients(params, world)
+        opt.step()
+        log.append(torch.stack([o.detach() for o in (*out.losses.values(), *out.counts.values())]))
+    return dict(losses=torch.stack(log), **{k:v for k,v in model.state_dict().items() if k != 'quantizer.draws'})
+
 def counted(rank, world):
     "How often each code of a very large codebook occurs in the parts of two steps, on all ranks"
     a,b = [(parts(step, rank, world, 2)[0].abs()*30).long() << 36 for step in (0, 1)]
@@ -61,6 +86,7 @@ def work(rank, world, folder):
     if world > 1: dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=world)
     for made in ('early','late')[:world]:
         res = {k:run(*(early[k] if made == 'early' else build(k, rank)), rank, world) for k in variants}
+        res |= {k:train_objective(o, rank, world) for k,o in OBJECTIVES.items()}
         save_file({f'{k}:{n}':v.contiguous() for k,o in res.items() for n,v in o.items()} | counted(rank, world), f'{folder}/{world}-{made}-{rank}.safetensors')
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
-"What two processes compute together equals what one computes on all of it, for every quantizer"
+"What two processes compute together equals what one computes on all of it, for every quantizer and every objective that draws"
 import subprocess, sys
 from pathlib import Path
 
 import pytest, torch
 from safetensors.torch import load_file
+from rank_worker import OBJECTIVES
 from variants import variants
 
 worker = Path(__file__).with_name('rank_worker.py')
@@ -16,7 +17,7 @@ def results(tmp_path_factory):
     return load_file(tmp/'1-early-0.safetensors'), {made:[load_file(tmp/f'2-{made}-{rank}.safetensors') for rank in range(2)] for made in ('early','late')}
 
 @pytest.mark.parametrize('made', ('early','late'))
-@pytest.mark.parametrize('variant', variants)
+@pytest.mark.parametrize('variant', [*variants, *OBJECTIVES])
 def test_two_ranks_equal_one(results, variant, made):
     "`made` early: before the process group; late: after it"
     one,two = results[0],results[1][made]

@@ -54,7 +54,10 @@ METRICS |= dict(
     step_s=Metric('time of a step', 'seconds from one step to the next', 'lower', 's'),
     data_wait=Metric('waiting for data', 'share of the time in which training waits for a batch', 'lower', '%'),
     frames_per_s=Metric('frames per second', 'real frames that training reads in a second', 'higher', '1/s'),
-    memory_mb=Metric('memory', 'largest memory so far, of the GPU if there is one', 'lower', 'MB'))
+    memory_mb=Metric('memory', 'largest memory so far, of the GPU if there is one', 'lower', 'MB'),
+    masked_accuracy=Metric('accuracy of masked prediction', 'share of hidden tokens whose target is the first choice', 'higher'),
+    contrastive_accuracy=Metric('accuracy of contrastive prediction',
+        'share of predictions that are nearer to the right token than to all negatives', 'higher'))
 
 # %% ../../nbs/evaluate/601_metrics.ipynb #b4178e20
 METRICS |= dict(
