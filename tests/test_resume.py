@@ -40,7 +40,8 @@ def data(tmp_path_factory):
 
 AUGMENT = 'data.augment={gain: [-6, 6], speed: [0.9, 1.1]}'
 SOURCES = dict(store=['data.store={}/store'], live=['data.live=true', AUGMENT], views=['data.store={}/viewed', 'data.views=2', AUGMENT],
-    consistency=['data.store={}/noisy', 'data.views=2', 'data.augment={noise: {snr: [5, 20]}}', 'data.batching=buckets', 'model.losses.consistency=0.5'])
+    consistency=['data.store={}/noisy', 'data.views=2', 'data.augment={noise: {snr: [5, 20]}}', 'data.batching=buckets', 'model.losses.consistency=0.5'],
+    speaker=['data.store={}/store', 'model.speaker={dim: 8, width: 16}', 'model.jitter=0.2', 'model.losses.speaker_adversary=0.1'])
 
 def changes(data, quantizer, source='store', workers=0, world=1, more=()):
     where = [o.replace('{}', str(data)) for o in SOURCES[source]]
@@ -61,7 +62,7 @@ def errors(run): return ''.join(o.read_text() for o in sorted(run.parent.glob(f'
 
 # In all: 20 kills. `time` is a share of what the undisturbed run takes.
 EVENTS = ('before_batch','after_pred','after_backward','after_step','after_batch','before_validate','after_validate','after_epoch','before_train')
-CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', source='live', workers=2, kills=4), residual=dict(quantizer='residual', source='live', world=2, kills=4), views=dict(quantizer='vq', source='views', workers=2, kills=3), consistency=dict(quantizer='fsq', source='consistency', world=2, kills=3))
+CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', source='live', workers=2, kills=4), residual=dict(quantizer='residual', source='live', world=2, kills=4), views=dict(quantizer='vq', source='views', workers=2, kills=3), consistency=dict(quantizer='fsq', source='consistency', world=2, kills=3), speaker=dict(quantizer='vq', source='speaker', world=2, workers=2, kills=3))
 
 def kill_point(rng, world, i, seconds):
     "At random: a third within the writing of a checkpoint, the others in the steps and between them; a run takes `seconds`"
@@ -128,14 +129,15 @@ def test_controls(worker, data, tmp_path):
         assert worker(args=['mfcc-vq', str(run), ch], world=1) == [0], errors(run)
         assert bool(differing(tmp_path/'straight', run)) == (what != 'nothing'), what
 
-@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views'), ('vq','buckets','consistency')])
+@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views'), ('vq','buckets','consistency'), ('vq','crops','speaker')])
 def test_two_are_one(worker, data, tmp_path, quantizer, batching, source):
     "Two processes with half the batch each follow one for fifty steps. In validation the diversity of codes is that of each batch, so it is left out"
     more = ['model.encoder.dropout=0', 'model.decoder.dropout=0', f'data.batching={batching}', 'train.epoch_steps=10', 'train.epochs=5', 'train.log_steps=1', 'train.checkpoint.steps=1000', 'train.precision=fp32', 'train.accumulate=1', 'data.longest_s=2']
     for world in (1,2): assert worker(args=['mfcc-vq', str(tmp_path/str(world)), changes(data, quantizer, source, world=world, more=more)], world=world) == [0]*world, errors(tmp_path/str(world))
     one,two = (pd.read_csv(tmp_path/o/'steps.csv') for o in '12')
     assert len(one) == 50
-    for k in ('loss','mse','grad_norm','usage','perplexity'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4 if k != 'grad_norm' else 2e-3, err_msg=k)
+    adversary = ['speaker_adversary','speaker_accuracy'] if source == 'speaker' else []
+    for k in ('loss','mse','grad_norm','usage','perplexity',*adversary): np.testing.assert_allclose(one[k], two[k], rtol=1e-4 if k != 'grad_norm' else 2e-3, err_msg=k)
     one,two = (pd.read_csv(tmp_path/o/'log.csv') for o in '12')
     for k in ('train_loss','valid_mse','nre','usage','perplexity'): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, err_msg=k)
     a,b = (load_file(step_checkpoints(tmp_path/o/'checkpoints')[-1]/'model.safetensors') for o in '12')
