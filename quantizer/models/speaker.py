@@ -6,9 +6,9 @@ Docs: https://quantizer-dev.github.io/quantizer/models/speaker.html.md"""
 
 # %% auto #0
 __all__ = ['Width', 'SpeakerEncoder', 'vectors_at_tokens', 'jitter_vectors', 'reverse_gradient', 'AdversaryOptions',
-           'training_speakers', 'SpeakerTargets', 'SpeakerAdversary']
+           'SpeakerAdversary', 'training_speakers', 'SpeakerTargets']
 
-# %% ../../nbs/models/410_speaker.ipynb #cba42c91
+# %% ../../nbs/models/410_speaker.ipynb #52faae13
 from dataclasses import dataclass
 from typing import Annotated
 import numpy as np, torch
@@ -22,7 +22,7 @@ from ..core.tensors import group_means
 from .backbones import Backbone, recording_numbers, zero_padding
 from .objectives import LOSSES, Objective, Targets
 
-# %% ../../nbs/models/410_speaker.ipynb #9fc5ed66
+# %% ../../nbs/models/410_speaker.ipynb #552d4769
 Width = Annotated[int, Interval(ge=1, le=4096)]
 
 class SpeakerEncoder(Backbone):
@@ -40,7 +40,7 @@ class SpeakerEncoder(Backbone):
         self.register_buffer('sums', torch.zeros(dim))
         self.register_buffer('count', torch.zeros(()))
 
-# %% ../../nbs/models/410_speaker.ipynb #4bd1a8e1
+# %% ../../nbs/models/410_speaker.ipynb #2d1b7312
 @patch
 def vectors(self:SpeakerEncoder,
     x:Tensor, # `(B,T,D)` normalised features
@@ -53,7 +53,7 @@ def vectors(self:SpeakerEncoder,
     stats = torch.cat([mean, (variance+1e-4).sqrt()], 1)
     return self.vector(self.cast(stats)).float()
 
-# %% ../../nbs/models/410_speaker.ipynb #d013276f
+# %% ../../nbs/models/410_speaker.ipynb #bd140f52
 def vectors_at_tokens(
     vectors:Tensor, # `(N,dim)`, one for each recording
     token_mask:Tensor, # `(B,T')` tokens of these recordings, in the same order
@@ -70,7 +70,7 @@ def condition(self:SpeakerEncoder,
     "What the decoder gets: vectors of tokens, moved by those of their speakers"
     return z_q+self.out(self.cast(vectors)).type_as(z_q)
 
-# %% ../../nbs/models/410_speaker.ipynb #b746cb95
+# %% ../../nbs/models/410_speaker.ipynb #a4e64bf3
 @patch
 @torch.no_grad()
 def update_average(self:SpeakerEncoder,
@@ -87,7 +87,7 @@ def average(self:SpeakerEncoder)->Tensor: # `(dim,)`
     "Average vector of the training recordings; zero before training"
     return self.sums/self.count.clamp(min=1e-6)
 
-# %% ../../nbs/models/410_speaker.ipynb #024b9e1b
+# %% ../../nbs/models/410_speaker.ipynb #a8bec8a1
 @patch
 def forward(self:SpeakerEncoder,
     z_q:Tensor, # `(B,T',D')` vectors of tokens
@@ -100,7 +100,7 @@ def forward(self:SpeakerEncoder,
     self.update_average(vectors)
     return self.condition(z_q, vectors_at_tokens(vectors, token_mask))
 
-# %% ../../nbs/models/410_speaker.ipynb #6adabaa3
+# %% ../../nbs/models/410_speaker.ipynb #5b385d7a
 def jitter_vectors(
     z:Tensor, # `(B,T',D')` vectors of tokens
     token_mask:Tensor, # `(B,T')`
@@ -116,18 +116,49 @@ def jitter_vectors(
     is_real = F.pad(token_mask, (1,1))[rows,neighbours+1]
     return z.index_put((rows,places), z[rows,torch.where(is_real, neighbours, places)])
 
-# %% ../../nbs/models/410_speaker.ipynb #8d333263
+# %% ../../nbs/models/410_speaker.ipynb #f68c09b7
 def reverse_gradient(x:Tensor)->Tensor:
     "`x`, whose gradient changes its sign on the way back"
     return 2*x.detach()-x
 
-# %% ../../nbs/models/410_speaker.ipynb #4e564c0c
+# %% ../../nbs/models/410_speaker.ipynb #dabe83d3
 @dataclass
 class AdversaryOptions:
     "The classifier that looks for the speaker"
     width:Width=256 # Hidden units
 
-# %% ../../nbs/models/410_speaker.ipynb #d7c95422
+# %% ../../nbs/models/410_speaker.ipynb #6046a228
+@LOSSES.register('speaker_adversary')
+class SpeakerAdversary(Objective):
+    "Cross-entropy of the speakers that a classifier finds in the tokens, against whom the encoder learns"
+    block,options = 'adversary',AdversaryOptions
+    def __init__(self,
+        weights:dict, # `speaker_adversary` -> weight
+        dim:int, # `D` of the quantizer
+        speakers:int, # Speakers of the training part
+        width:int=256, # Hidden units of the classifier
+    ):
+        super().__init__(weights)
+        self.tokens,self.speakers = nn.Linear(dim, width),nn.Linear(width, speakers)
+
+# %% ../../nbs/models/410_speaker.ipynb #7572156d
+@patch
+def terms(self:SpeakerAdversary, model, out, batch):
+    if len(batch) == 2: return {} # features without speakers
+    speakers,lengths = batch[2],out.token_mask.sum(1)
+    known = (speakers >= 0) & (lengths > 0)
+    hidden = F.gelu(self.tokens(reverse_gradient(out.z_q[known]))).float()
+    means = zero_padding(hidden, out.token_mask[known]).sum(1)/lengths[known,None]
+    logits,speakers = self.speakers(means).float(),speakers[known]
+    found = (logits.argmax(1) == speakers).float()
+    loss = F.cross_entropy(logits, speakers, reduction='sum')
+    return dict(speaker_adversary=(loss, known.sum()), speaker_accuracy=(found.sum(), known.sum()))
+
+@patch(cls_method=True)
+def logged_losses(cls:SpeakerAdversary, weights, options=None):
+    return ['speaker_adversary', 'speaker_accuracy']
+
+# %% ../../nbs/models/410_speaker.ipynb #96ddc52a
 def training_speakers(
     store, # Features of all recordings, with a split
 )->list[str]: # Sorted
@@ -150,38 +181,7 @@ class SpeakerTargets(Targets):
         "What goes into a batch beside the features"
         return self.speakers[items] if len(items) else torch.full((1,), -1),
 
-# %% ../../nbs/models/410_speaker.ipynb #363966ca
-@LOSSES.register('speaker_adversary')
-class SpeakerAdversary(Objective):
-    "Cross-entropy of the speakers that a classifier finds in the tokens, against whom the encoder learns"
-    block,options = 'adversary',AdversaryOptions
-    def __init__(self,
-        weights:dict, # `speaker_adversary` -> weight
-        dim:int, # `D` of the quantizer
-        speakers:int, # Speakers of the training part
-        width:int=256, # Hidden units of the classifier
-    ):
-        super().__init__(weights)
-        self.tokens,self.speakers = nn.Linear(dim, width),nn.Linear(width, speakers)
-
-# %% ../../nbs/models/410_speaker.ipynb #5fd7f162
-@patch
-def terms(self:SpeakerAdversary, model, out, batch):
-    if len(batch) == 2: return {} # features without speakers
-    speakers,lengths = batch[2],out.token_mask.sum(1)
-    known = (speakers >= 0) & (lengths > 0)
-    hidden = F.gelu(self.tokens(reverse_gradient(out.z_q[known]))).float()
-    means = zero_padding(hidden, out.token_mask[known]).sum(1)/lengths[known,None]
-    logits,speakers = self.speakers(means).float(),speakers[known]
-    found = (logits.argmax(1) == speakers).float()
-    loss = F.cross_entropy(logits, speakers, reduction='sum')
-    return dict(speaker_adversary=(loss, known.sum()), speaker_accuracy=(found.sum(), known.sum()))
-
-@patch(cls_method=True)
-def logged_losses(cls:SpeakerAdversary, weights, options=None):
-    return ['speaker_adversary', 'speaker_accuracy']
-
-# %% ../../nbs/models/410_speaker.ipynb #5f3642e7
+# %% ../../nbs/models/410_speaker.ipynb #4861ea1b
 @patch(cls_method=True)
 def check_config(cls:SpeakerAdversary, cfg):
     "Refuse rows of several recordings"
