@@ -8,7 +8,7 @@ Docs: https://quantizer-dev.github.io/quantizer/models/speaker.html.md"""
 __all__ = ['Width', 'SpeakerEncoder', 'vectors_at_tokens', 'jitter_vectors', 'reverse_gradient', 'AdversaryOptions',
            'SpeakerAdversary', 'training_speakers', 'SpeakerTargets']
 
-# %% ../../nbs/models/410_speaker.ipynb #52faae13
+# %% ../../nbs/models/410_speaker.ipynb #205af1b5
 from dataclasses import dataclass
 from typing import Annotated
 import numpy as np, torch
@@ -22,7 +22,7 @@ from ..core.tensors import group_means
 from .backbones import Backbone, recording_numbers, zero_padding
 from .objectives import LOSSES, Objective, Targets
 
-# %% ../../nbs/models/410_speaker.ipynb #552d4769
+# %% ../../nbs/models/410_speaker.ipynb #5f0e5adf
 Width = Annotated[int, Interval(ge=1, le=4096)]
 
 class SpeakerEncoder(Backbone):
@@ -40,7 +40,7 @@ class SpeakerEncoder(Backbone):
         self.register_buffer('sums', torch.zeros(dim))
         self.register_buffer('count', torch.zeros(()))
 
-# %% ../../nbs/models/410_speaker.ipynb #2d1b7312
+# %% ../../nbs/models/410_speaker.ipynb #8c859a38
 @patch
 def vectors(self:SpeakerEncoder,
     x:Tensor, # `(B,T,D)` normalised features
@@ -53,7 +53,7 @@ def vectors(self:SpeakerEncoder,
     stats = torch.cat([mean, (variance+1e-4).sqrt()], 1)
     return self.vector(self.cast(stats)).float()
 
-# %% ../../nbs/models/410_speaker.ipynb #bd140f52
+# %% ../../nbs/models/410_speaker.ipynb #06ee0cad
 def vectors_at_tokens(
     vectors:Tensor, # `(N,dim)`, one for each recording
     token_mask:Tensor, # `(B,T')` tokens of these recordings, in the same order
@@ -70,7 +70,7 @@ def condition(self:SpeakerEncoder,
     "What the decoder gets: vectors of tokens, moved by those of their speakers"
     return z_q+self.out(self.cast(vectors)).type_as(z_q)
 
-# %% ../../nbs/models/410_speaker.ipynb #a4e64bf3
+# %% ../../nbs/models/410_speaker.ipynb #1cbbcb40
 @patch
 @torch.no_grad()
 def update_average(self:SpeakerEncoder,
@@ -87,7 +87,7 @@ def average(self:SpeakerEncoder)->Tensor: # `(dim,)`
     "Average vector of the training recordings; zero before training"
     return self.sums/self.count.clamp(min=1e-6)
 
-# %% ../../nbs/models/410_speaker.ipynb #a8bec8a1
+# %% ../../nbs/models/410_speaker.ipynb #77f0e360
 @patch
 def forward(self:SpeakerEncoder,
     z_q:Tensor, # `(B,T',D')` vectors of tokens
@@ -100,7 +100,7 @@ def forward(self:SpeakerEncoder,
     self.update_average(vectors)
     return self.condition(z_q, vectors_at_tokens(vectors, token_mask))
 
-# %% ../../nbs/models/410_speaker.ipynb #5b385d7a
+# %% ../../nbs/models/410_speaker.ipynb #d76830b9
 def jitter_vectors(
     z:Tensor, # `(B,T',D')` vectors of tokens
     token_mask:Tensor, # `(B,T')`
@@ -116,18 +116,18 @@ def jitter_vectors(
     is_real = F.pad(token_mask, (1,1))[rows,neighbours+1]
     return z.index_put((rows,places), z[rows,torch.where(is_real, neighbours, places)])
 
-# %% ../../nbs/models/410_speaker.ipynb #f68c09b7
+# %% ../../nbs/models/410_speaker.ipynb #1d2e203b
 def reverse_gradient(x:Tensor)->Tensor:
     "`x`, whose gradient changes its sign on the way back"
     return 2*x.detach()-x
 
-# %% ../../nbs/models/410_speaker.ipynb #dabe83d3
+# %% ../../nbs/models/410_speaker.ipynb #c8d0e1e6
 @dataclass
 class AdversaryOptions:
     "The classifier that looks for the speaker"
     width:Width=256 # Hidden units
 
-# %% ../../nbs/models/410_speaker.ipynb #6046a228
+# %% ../../nbs/models/410_speaker.ipynb #da3ccf28
 @LOSSES.register('speaker_adversary')
 class SpeakerAdversary(Objective):
     "Cross-entropy of the speakers that a classifier finds in the tokens, against whom the encoder learns"
@@ -141,7 +141,7 @@ class SpeakerAdversary(Objective):
         super().__init__(weights)
         self.tokens,self.speakers = nn.Linear(dim, width),nn.Linear(width, speakers)
 
-# %% ../../nbs/models/410_speaker.ipynb #7572156d
+# %% ../../nbs/models/410_speaker.ipynb #48de5122
 @patch
 def terms(self:SpeakerAdversary, model, out, batch):
     if len(batch) == 2: return {} # features without speakers
@@ -158,7 +158,7 @@ def terms(self:SpeakerAdversary, model, out, batch):
 def logged_losses(cls:SpeakerAdversary, weights, options=None):
     return ['speaker_adversary', 'speaker_accuracy']
 
-# %% ../../nbs/models/410_speaker.ipynb #96ddc52a
+# %% ../../nbs/models/410_speaker.ipynb #c644bf6c
 def training_speakers(
     store, # Features of all recordings, with a split
 )->list[str]: # Sorted
@@ -181,7 +181,7 @@ class SpeakerTargets(Targets):
         "What goes into a batch beside the features"
         return self.speakers[items] if len(items) else torch.full((1,), -1),
 
-# %% ../../nbs/models/410_speaker.ipynb #4861ea1b
+# %% ../../nbs/models/410_speaker.ipynb #c856c989
 @patch(cls_method=True)
 def check_config(cls:SpeakerAdversary, cfg):
     "Refuse rows of several recordings"
