@@ -122,6 +122,7 @@ from quantizer.data.features import FEATURES
 from quantizer.data.options import ExtractOptions
 from quantizer.models.autoencoder import objective_classes
 from quantizer.models.backbones import DECODERS, ENCODERS
+from quantizer.models.speaker import SpeakerEncoder
 from quantizer.quantizers.base import QUANTIZERS
 from quantizer.train.loggers import LOGGERS
 from quantizer.train.options import FROM_RUN
@@ -132,7 +133,7 @@ from quantizer.train.stopping import EarlyStop
 def option_blocks():
     "All that a config can name: key -> class or function, and the arguments that are filled in"
     blocks = {'':(Config,()), 'data':(DataOptions,()), 'data.extract':(ExtractOptions,()), 'data.augment':(Augment,()), 'data.augment.noise':(noise_options,()), 'data.augment.reverb':(reverb_options,()), 'data.augment.band':(band_options,()), 'data.augment.codec':(codec_options,()), 'data.augment.spec':(spec_options,()),
-        'train':(TrainOptions,()), 'train.checkpoint':(Checkpoint,FROM_RUN), 'train.early_stop':(EarlyStop,()), 'train.phases.0':(PhaseOptions,()), 'train.anneal.temperature':(anneal,())}
+        'train':(TrainOptions,()), 'train.checkpoint':(Checkpoint,FROM_RUN), 'train.early_stop':(EarlyStop,()), 'train.phases.0':(PhaseOptions,()), 'train.anneal.temperature':(anneal,()), 'model.speaker':(SpeakerEncoder,('dim_in','dim_out'))}
     dims = ('dim_in','dim_out','upsample')
     for key,registry,filled_in in (('train.schedule', SCHEDULES, ('lr',)), ('train.loggers.0', LOGGERS, ('out','config','resume','step')), ('features', FEATURES, ()), ('model.encoder', ENCODERS, dims), ('model.quantizer', QUANTIZERS, ()), ('model.decoder', DECODERS, dims)):
         blocks |= {f'{key}={name}':(o, tuple(k for k in filled_in if k in option_parameters(o))) for name,o in registry.items()}

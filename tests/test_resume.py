@@ -46,7 +46,8 @@ SOURCES = dict(store=['data.store={}/store'], parts=['data.store={}/parted', 'da
     consistency=['data.store={}/noisy', 'data.views=2', 'data.augment={noise: {snr: [5, 20]}}', 'data.batching=buckets', 'model.losses.consistency=0.5'],
     masked=['data.store={}/store', 'model.losses.masked_prediction=0.5', 'model.masking={width: 16, layers: 1, codebook_size: 32}'],
     own=['data.store={}/store', 'model.losses.masked_prediction=0.5', 'model.masking={targets: own, width: 16, layers: 1, decay: 0.9}'],
-    contrastive=['data.store={}/store', 'model.losses.contrastive=0.5', 'model.contrastive={steps: 3, negatives: 8, width: 16, temperature: 0.5}'])
+    contrastive=['data.store={}/store', 'model.losses.contrastive=0.5', 'model.contrastive={steps: 3, negatives: 8, width: 16, temperature: 0.5}'],
+    speaker=['data.store={}/store', 'model.speaker={dim: 8, width: 16}', 'model.jitter=0.2', 'model.losses.speaker_adversary=0.1'])
 
 def changes(data, quantizer, source='store', workers=0, world=1, more=()):
     where = [o.replace('{}', str(data)) for o in SOURCES[source]]
@@ -69,7 +70,8 @@ def errors(run): return ''.join(o.read_text() for o in sorted(run.parent.glob(f'
 EVENTS = ('before_batch','after_pred','after_backward','after_step','after_batch','before_validate','after_validate','after_epoch','before_train')
 CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', source='live', workers=2, kills=4), residual=dict(quantizer='residual', source='live', world=2, kills=4), views=dict(quantizer='vq', source='views', workers=2, kills=3), consistency=dict(quantizer='fsq', source='consistency', world=2, kills=3),
     parts=dict(quantizer='vq', source='parts', world=2, kills=3),
-    masked=dict(quantizer='fsq', source='masked', kills=2), own=dict(quantizer='vq', source='own', world=2, kills=3), contrastive=dict(quantizer='vq', source='contrastive', workers=2, kills=3))
+    masked=dict(quantizer='fsq', source='masked', kills=2), own=dict(quantizer='vq', source='own', world=2, kills=3), contrastive=dict(quantizer='vq', source='contrastive', workers=2, kills=3),
+    speaker=dict(quantizer='vq', source='speaker', world=2, workers=2, kills=3))
 
 def kill_point(rng, world, i, seconds):
     "At random: a third within the writing of a checkpoint, the others in the steps and between them; a run takes `seconds`"
@@ -136,7 +138,7 @@ def test_controls(worker, data, tmp_path):
         assert worker(args=['mfcc-vq', str(run), ch], world=1) == [0], errors(run)
         assert bool(differing(tmp_path/'straight', run)) == (what != 'nothing'), what
 
-@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views'), ('vq','buckets','consistency'), ('vq','crops','masked'), ('vq','packed','own'), ('vq','packed','contrastive'), ('vq','crops','parts')])
+@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views'), ('vq','buckets','consistency'), ('vq','crops','masked'), ('vq','packed','own'), ('vq','packed','contrastive'), ('vq','crops','parts'), ('vq','crops','speaker')])
 def test_two_are_one(worker, data, tmp_path, quantizer, batching, source):
     "Two processes with half the batch each follow one for fifty steps. In validation the diversity of codes is that of each batch, so it is left out"
     more = ['model.encoder.dropout=0', 'model.decoder.dropout=0', f'data.batching={batching}', 'train.epoch_steps=10', 'train.epochs=5', 'train.log_steps=1', 'train.checkpoint.steps=1000', 'train.precision=fp32', 'train.accumulate=1', 'data.longest_s=2']
@@ -145,7 +147,8 @@ def test_two_are_one(worker, data, tmp_path, quantizer, batching, source):
     assert len(one) == 50
     predicted = [k for k in ('masked_prediction','contrastive') if k in one]
     assert bool(predicted) == (source in ('masked','own','contrastive'))
-    for k in ('loss','mse','grad_norm','usage','perplexity',*predicted): np.testing.assert_allclose(one[k], two[k], rtol=1e-4 if k != 'grad_norm' else 2e-3, err_msg=k)
+    adversary = ['speaker_adversary','speaker_accuracy'] if source == 'speaker' else []
+    for k in ('loss','mse','grad_norm','usage','perplexity',*predicted,*adversary): np.testing.assert_allclose(one[k], two[k], rtol=1e-4 if k != 'grad_norm' else 2e-3, err_msg=k)
     one,two = (pd.read_csv(tmp_path/o/'log.csv') for o in '12')
     parts = ['other/mse','other/nre','other/usage','mean/loss'] if source == 'parts' else []
     for k in ('train_loss','valid_mse','nre','usage','perplexity', *parts, *(f'valid_{k}' for k in predicted)): np.testing.assert_allclose(one[k], two[k], rtol=1e-4, err_msg=k)

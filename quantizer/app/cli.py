@@ -172,12 +172,13 @@ def _encode(a):
 @command('decode', 'turn tokens back into features, and into sound if the features allow it',
     'runs/first tokens.safetensors --out decoded', TOKENIZER,
     argument('tokens', help='token file'), PLUGIN,
+    argument('--reference', metavar='AUDIO', help='recording of the voice to decode with, if the tokenizer was trained with model.speaker'),
     argument('--out', required=True, metavar='DIR', help='new folder'))
 def _decode(a):
     from quantizer.tokens.files import decode_file
     from quantizer.tokens.tokenizer import Tokenizer
     tokenizer = Tokenizer.load(a.tokenizer)
-    names = decode_file(tokenizer, a.tokens, a.out)
+    names = decode_file(tokenizer, a.tokens, a.out, a.reference)
     sound = ', and a sound for each (a preview by Griffin-Lim)' if tokenizer.has_audio else ''
     print(f'{_count(len(names))}: {a.out}/features.safetensors{sound}')
 

@@ -30,6 +30,7 @@ from ..models.autoencoder import (Budget, build_model, check_model,
     default_monitor, objective_classes)
 from ..models.backbones import DECODERS, ENCODERS
 from ..models.objectives import LOSSES
+from ..models.speaker import SpeakerEncoder
 from ..quantizers.base import QUANTIZERS
 from ..train.options import TrainOptions, check_monitors, check_train, monitor_names
 from ..train.phases import check_phases
@@ -351,7 +352,9 @@ def config_schema()->dict: # JSON schema
         quantizer=_named_schema(QUANTIZERS),
         decoder=_named_schema(DECODERS, (*dims, 'upsample')),
         losses=dict(type='object', additionalProperties=dict(type=['number','null'])))
+    needed = list(model)
+    model |= dict(speaker=options_schema(SpeakerEncoder, dims), jitter=dict(type='number', minimum=0, maximum=1))
     schema = options_schema(Config)
     schema['properties'] |= dict(data=options_schema(DataOptions), features=_named_schema(FEATURES),
-        model=dict(type='object', properties=model, required=list(model)), train=options_schema(TrainOptions))
+        model=dict(type='object', properties=model, required=needed), train=options_schema(TrainOptions))
     return schema

@@ -274,7 +274,7 @@ def finish_tokenizer(self:Run)->tuple[Tokenizer,dict]:
     model = model.cpu()
     if cfg['train']['phases']:
         note_grown_size(cfg['model']['quantizer'], model.quantizer.codebook_sizes)
-    block = {k:cfg['model'][k] for k in ('encoder','quantizer','decoder','losses')}
+    block = {k:cfg['model'][k] for k in ('encoder','quantizer','decoder','speaker','losses') if k in cfg['model']}
     tokenizer = Tokenizer(dict(cfg, model=block), model)
     with replaced(self.out/'tokenizer') as new:
         tokenizer.save(new)

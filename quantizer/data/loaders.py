@@ -122,7 +122,7 @@ def usable_recordings(source, split:str, targets, longest_s:float)->np.ndarray:
     skipped = _first(f'; {len(source.problems)} were skipped, the first: ', source)
     if not len(items):
         raise QuantizerError(f"no recording that could be used is in the '{split}' part{skipped}")
-    return with_text(items, source, targets, split, longest_s) if targets else items
+    return with_text(items, source, targets, split, longest_s) if targets and targets.whole else items
 
 # %% ../../nbs/data/220_loaders.ipynb #09742660
 def batch_loader(
@@ -174,7 +174,7 @@ def feature_loaders(
     "Training batches, and whole validation recordings"
     check_range(1, np.inf, batch_size=batch_size, epoch_steps=1 if epoch_steps is None else epoch_steps)
     check_range(1e-3, 86_400, crop_s=crop_s, longest_s=longest_s)
-    if targets and batching != 'buckets':
+    if targets and batching != 'buckets' and (targets.whole or batching == 'packed'):
         raise QuantizerError(f"batching is '{batching}': texts and targets need 'buckets'")
     crop,longest,bucket = (max(1, round(s*source.frame_rate)) for s in (crop_s, longest_s, batch_size*longest_s/2))
     buckets = partial(LengthBuckets, batch_frames=bucket*world)

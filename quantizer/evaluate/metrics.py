@@ -48,6 +48,8 @@ METRICS = dict(
 METRICS |= dict(
     dead=Metric('dead codes', 'codes that do not occur', 'lower', logged=True),
     loss=Metric('loss', 'weighted sum of all losses', 'lower'),
+    speaker_accuracy=Metric('speaker accuracy',
+        'share of the recordings whose speaker the adversary finds in the tokens, of those with a speaker to train on', 'lower'),
     lr=Metric('learning rate', 'step size of the optimizer'),
     grad_norm=Metric('gradient norm', 'norm of the gradient before clipping'),
     skipped=Metric('steps skipped', 'steps whose loss or gradient was not finite', 'lower'),

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from ..core.distributed import all_reduce_sum
 from ..core.errors import QuantizerError, nearest_name
-from ..core.options import check_block, check_options, parse_number
+from ..core.options import Fraction, check_block, check_options, parse_number
 from .backbones import DECODERS, ENCODERS, Decoder, Encoder, FixedBuffers
 from .objectives import LOSSES, FrameObjective
+from .speaker import SpeakerEncoder, jitter_vectors
 from ..quantizers.base import NO_CODE, QUANTIZERS, Quantizer, Schedulable
 from ..quantizers.residual import check_inner, inner_block
 
@@ -33,7 +34,8 @@ class Reconstruction:
     y:Tensor # `(B,T,D)` their reconstruction, zero where padded
     mask:Tensor # `(B,T)`, `True` for a real frame
     z:Tensor # `(B,T',D')` vectors from the encoder
-    z_q:Tensor # `(B,T',D')` vectors that were decoded
+    z_q:Tensor # `(B,T',D')` vectors of the tokens
+    decoder_input:Tensor # `(B,T',D')` what was decoded: `z_q`, with jitter and with the vector of the speaker if the model has them
     token_mask:Tensor # `(B,T')`, `True` for a real token
     codes:Tensor # `(B,T',Q)` int64, -1 where padded
     loss:Tensor # Scalar: the weighted sum to minimise
@@ -51,6 +53,8 @@ class SpeechQuantizer(FixedBuffers, Schedulable):
         losses:dict, # Loss of frames -> weight
         mean:Tensor, # `(D,)` mean of the training frames
         std:Tensor, # `(D,)` their standard deviation
+        speaker:SpeakerEncoder|None=None, # Tells the decoder who speaks
+        jitter:float=0., # Probability that a neighbour replaces a vector before the decoder, in training
     ):
         super().__init__()
         self.encoder = encoder
@@ -59,6 +63,8 @@ class SpeechQuantizer(FixedBuffers, Schedulable):
         self.frame_objective = FrameObjective(losses)
         self.objectives = nn.ModuleList()
         self.mixture = dict(quantized=1.)
+        self.speaker = speaker
+        self.jitter = jitter
         self.register_buffer('mean', mean)
         self.register_buffer('std', std)
     def normalise(self, feats):
@@ -84,6 +90,30 @@ def packing_gap(self:SpeechQuantizer)->int:
     "Frames of padding between recordings in one row, so that no layer sees from one into the next"
     return max(self.downsample, self.encoder.layer_radius, self.decoder.layer_radius)
 
+# %% ../../nbs/models/405_autoencoder.ipynb #9a880bfd
+@patch
+def add_speaker(self:SpeechQuantizer,
+    z_q:Tensor, # `(B,T',D')` vectors of tokens
+    vectors:Tensor|None=None, # `(B,1,dim)` vectors of speakers; the average by default
+)->Tensor: # `(B,T',D')`
+    "Vectors of tokens, with those of speakers; as they are if the model has no `speaker`"
+    if self.speaker is None: return z_q
+    return self.speaker.condition(z_q, self.speaker.average if vectors is None else vectors)
+
+# %% ../../nbs/models/405_autoencoder.ipynb #f28e9e99
+@patch
+def decoder_input(self:SpeechQuantizer,
+    z_q:Tensor, # `(B,T',D')` vectors of tokens
+    token_mask:Tensor, # `(B,T')`
+    x:Tensor, # `(B,T,D)` normalised features of the same recordings
+    mask:Tensor, # `(B,T)`
+)->Tensor: # `(B,T',D')`
+    "What the decoder gets: in training with jitter, and with the vector of each recording's speaker"
+    if not self.training: return self.add_speaker(z_q)
+    if self.jitter:
+        z_q = jitter_vectors(z_q, token_mask, self.jitter, self.quantizer.next_seed())
+    return z_q if self.speaker is None else self.speaker(z_q, token_mask, x, mask)
+
 # %% ../../nbs/models/405_autoencoder.ipynb #be49ca8b
 @patch
 def reconstruct(self:SpeechQuantizer,
@@ -98,9 +128,10 @@ def reconstruct(self:SpeechQuantizer,
     share = self.mixture['quantized']
     if self.training and share != 1:
         z_q = torch.lerp(z.type_as(z_q), z_q, share)
-    y = self.decoder(z_q, token_mask, mask)
+    decoder_input = self.decoder_input(z_q, token_mask, x, mask)
+    y = self.decoder(decoder_input, token_mask, mask)
     frames = all_reduce_sum(mask.sum(), self.training)
-    out = Reconstruction(x, y, mask, z, z_q, token_mask, quantized.codes, quantized.loss, {}, frames)
+    out = Reconstruction(x, y, mask, z, z_q, decoder_input, token_mask, quantized.codes, quantized.loss, {}, frames)
     self.frame_objective(self, out, (feats, mask))
     out.losses |= quantized.losses
     return out
@@ -173,12 +204,25 @@ def encode(self:SpeechQuantizer,
         codes.append(self.quantizer.encode(z[:,keep], token_mask[:,keep]))
     return torch.cat(codes, 1)
 
+# %% ../../nbs/models/405_autoencoder.ipynb #41f72ab3
+@patch
+@torch.no_grad()
+def speaker_vectors(self:SpeechQuantizer,
+    feats:Tensor, # `(B,T,D)` features of one recording in each row
+    mask:Tensor, # `(B,T)`
+)->Tensor: # `(B,dim)`
+    "Vectors of the speakers of recordings, for `decode`; raises `QuantizerError` if the model has none"
+    if self.speaker is None: raise QuantizerError(
+        "the decoder was trained without vectors of speakers, so it has one voice: train with model.speaker={}")
+    return self.speaker.vectors(self.normalise(feats), mask)
+
 # %% ../../nbs/models/405_autoencoder.ipynb #e2387884
 @patch
 @torch.no_grad()
 def decode(self:SpeechQuantizer,
     codes:Tensor, # `(B,T',Q)`
     mask:Tensor|None=None, # `(B,T)` frames to make; `downsample` for each token by default
+    speaker:Tensor|None=None, # `(B,dim)` or `(1,dim)` from `speaker_vectors`; the average of the training recordings by default
 )->Tensor: # `(B,T,D)` features on their own scale, zero where padded
     "Tokens to features"
     token_mask = codes[...,0] != NO_CODE
@@ -188,7 +232,8 @@ def decode(self:SpeechQuantizer,
     for c in self.chunks(mask.shape[1], self.decoder):
         tokens = slice(c.start//self.downsample, -(-c.end//self.downsample))
         real = mask[:,c.start:c.end]
-        y = self.decoder(self.quantizer.decode(codes[:,tokens]), token_mask[:,tokens], real)
+        z_q = self.add_speaker(self.quantizer.decode(codes[:,tokens]), None if speaker is None else speaker[:,None])
+        y = self.decoder(z_q, token_mask[:,tokens], real)
         feats = self.denormalise(y)*real[...,None]
         parts.append(feats[:,c.keep_from:c.keep_to])
     return torch.cat(parts, 1)
@@ -288,7 +333,17 @@ def _check_keys(block):
     "The block with all of its keys; an error for unknown ones"
     fields = [(k,dict) for k in (*_PARTS, 'losses')]
     fields += [(cls.block, dict|None, None) for cls in objective_classes() if cls.block]
+    fields += [('speaker', dict|None, None), ('jitter', Fraction, 0.)]
     return check_options(make_dataclass('Model', fields), block, 'model')
+
+# %% ../../nbs/models/405_autoencoder.ipynb #7b542d7b
+def _check_extras(block):
+    "What a model need not have, `speaker` and `jitter`; left out where it does not, as in configs of old runs"
+    extras = {}
+    if block['speaker'] is not None:
+        extras['speaker'] = check_options(SpeakerEncoder, block['speaker'], 'model.speaker', ('dim_in','dim_out'))
+    if block['jitter']: extras['jitter'] = block['jitter']
+    return extras
 
 # %% ../../nbs/models/405_autoencoder.ipynb #mpc24088
 def check_model(
@@ -299,7 +354,7 @@ def check_model(
     losses = merge_loss_weights(block['losses'], _innermost(block['quantizer']))
     objectives = _check_objectives(block, losses)
     parts = {kind:_check_part(kind, block[kind]) for kind in _PARTS}
-    return objectives | parts | dict(losses=losses)
+    return objectives | parts | _check_extras(block) | dict(losses=losses)
 
 # %% ../../nbs/models/405_autoencoder.ipynb #43d10bed
 def _make(registry, block, **filled_in):
@@ -319,7 +374,10 @@ def build_model(
     encoder = _make(ENCODERS, block['encoder'], dim_in=dim, dim_out=quantizer.dim)
     decoder = _make(DECODERS, block['decoder'], dim_in=quantizer.dim, dim_out=dim, upsample=encoder.downsample)
     losses = {k:w for k,w in block['losses'].items() if k in LOSSES and not inspect.isclass(LOSSES[k])}
-    return SpeechQuantizer(encoder, quantizer, decoder, losses, mean, std)
+    speaker = block.get('speaker')
+    if speaker is not None:
+        speaker = SpeakerEncoder(dim, quantizer.dim, **speaker)
+    return SpeechQuantizer(encoder, quantizer, decoder, losses, mean, std, speaker, block.get('jitter', 0.))
 
 # %% ../../nbs/models/405_autoencoder.ipynb #311e545a
 _FACTORIES = {torch.arange, torch.empty, torch.full, torch.hann_window, torch.ones, torch.rand, torch.randn,

@@ -145,6 +145,7 @@ def prepare(cls:Objective,
 # %% ../../nbs/models/404_objectives.ipynb #9985a865
 class Targets:
     "Base of what a batch holds beside features, by the position of a recording in a source of features"
+    whole = True # Does it belong to the whole recording, and not to any part of it?
     def __init__(self,
         store, # A `FeatureStore` of the targets
         ids, # Names of the source's recordings, in order
@@ -177,6 +178,7 @@ class BatchTargets:
     ):
         self.parts = parts
         self.has = np.all([o.has for o in parts.values()], 0)
+        self.whole = any(o.whole for o in parts.values())
     @property
     def problems(self)->dict:
         "Recording -> why it has no target"

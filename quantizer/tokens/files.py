@@ -118,12 +118,15 @@ def decode_file(
     tokenizer:Tokenizer, # The tokenizer that made the tokens
     tokens:str|Path, # Token file
     out:str|Path, # New folder
+    reference:str|Path|None=None, # Recording of the voice to decode with, as for `Tokenizer.decode`
 )->list[str]: # Names of the recordings
     "Decode tokens to `features.safetensors`, and to sounds if the features have one"
     out = expand_path(out)
     if Path(out).exists():
         raise QuantizerError(f"{out}: exists already; name another folder")
-    feats = {name:tokenizer.decode(codes).contiguous() for name,codes in load_tokens(tokens, tokenizer).items()}
+    codes = load_tokens(tokens, tokenizer)
+    decoded = tokenizer.decode([*codes.values()], reference)
+    feats = {name:o.contiguous() for name,o in zip(codes, decoded)}
     with atomic_path(out) as tmp:
         tmp.mkdir()
         (tmp/'features.safetensors').write_bytes(save(feats, metadata=dict(fingerprint=tokenizer.fingerprint)))

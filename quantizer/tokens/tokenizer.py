@@ -156,16 +156,24 @@ def encode(self:Tokenizer,
 @patch
 def decode(self:Tokenizer,
     codes, # `(T',Q)` codes, or a list of these
+    reference=None, # Recording of the voice to decode with, as `waveform` takes it; the average voice by default
+    sr:int|None=None, # Sample rate of the reference if it is a waveform, in Hz
 )->Tensor: # `(T,D)` features, or a list of these
     "Tokens to features; raises `QuantizerError` for codes of another shape"
+    speaker = None if reference is None else self.model.speaker_vectors(*self.features([reference], sr))
     if isinstance(codes, list):
-        return [self.decode(o) for o in codes]
+        return [self._decode(o, speaker) for o in codes]
+    return self._decode(codes, speaker)
+
+@patch
+def _decode(self:Tokenizer, codes, speaker):
+    "Features `(T,D)` of one recording, in the voice of a vector `(1,dim)`"
     codes = as_array(codes, torch.int64, 'codes', 'whole numbers')
     if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
         raise QuantizerError(f"got codes of shape {tuple(codes.shape)}, expected (T, {self.num_codebooks})")
     if not len(codes):
         return torch.zeros(0, self.extractor.dim)
-    return self.model.decode(to_tensor(codes, torch.int64)[None].to(self.device))[0].cpu()
+    return self.model.decode(to_tensor(codes, torch.int64)[None].to(self.device), speaker=speaker)[0].cpu()
 
 # %% ../../nbs/tokens/501_tokenizer.ipynb #08805198
 @patch

@@ -81,7 +81,7 @@ def init_silence(self:TextObjective, model):
 @patch
 def states(self:TextObjective, model, out)->tuple:
     "States for Whisper's decoder, and their mask, from a `Reconstruction`"
-    return whisper_states(model, out.z_q, out.token_mask, out.y, out.mask, self.silence_states)
+    return whisper_states(model, out.decoder_input, out.token_mask, out.y, out.mask, self.silence_states)
 
 # %% ../../nbs/whisper/807_objective.ipynb #1e36bf08
 @patch

@@ -32,7 +32,7 @@ from ..tokens.tokenizer import Tokenizer
 # %% ../../nbs/whisper/805_scorer.ipynb #7e47a002
 def whisper_states(
     model, # `SpeechQuantizer`
-    z_q:Tensor, # `(B,T',D')` vectors of tokens
+    z_q:Tensor, # `(B,T',D')` vectors that the model's decoder got
     token_mask:Tensor, # `(B,T')`, `True` for a real token
     y:Tensor, # `(B,T,D)` normalised features that the model's decoder made of them
     mask:Tensor, # `(B,T)`, `True` for a real frame
@@ -168,7 +168,7 @@ def states_from_codes(self:WhisperScorer,
 )->tuple[Tensor,Tensor|None]: # As `whisper_states`
     "States of tokens"
     token_mask = codes[...,0] != NO_CODE
-    z_q = self.model.quantizer.decode(codes)
+    z_q = self.model.add_speaker(self.model.quantizer.decode(codes))
     y = self.model.decoder(z_q, token_mask, mask)
     return whisper_states(self.model, z_q, token_mask, y, mask, self.silence_states)
 
