@@ -189,12 +189,10 @@ def print_measures(
     "Print the measures as a table of text"
     from quantizer.evaluate.metrics import table_metrics
     width = max(12, *(len(o)+2 for o in measures))
-    metrics = table_metrics(measures)
-    label_width = max(22, *(len(o.label)+2 for o in metrics.values()))
-    print(f"{'':{label_width}}" + ''.join(f'{o:>{width}}' for o in measures))
-    for key,metric in metrics.items():
+    print(f"{'':31}" + ''.join(f'{o:>{width}}' for o in measures))
+    for key,metric in table_metrics(measures).items():
         values = ['-' if m.get(key) is None else format(m[key], '.4g') for m in measures.values()]
-        print(f'{metric.label:{label_width}}' + ''.join(f'{o:>{width}}' for o in values))
+        print(f'{metric.label:31}' + ''.join(f'{o:>{width}}' for o in values))
 
 # %% ../../nbs/app/912_cli.ipynb #c7ae2e21
 MEASURING = (PLUGIN,
