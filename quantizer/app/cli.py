@@ -136,8 +136,7 @@ def _train(a):
     if measures is None:
         return # not the first process
     print_measures(measures)
-    print(f"codebook: {measures['this run']['verdict']}")
-    for line in measures['this run'].get('phones', []): print(line)
+    print(f"codebook: {measures['this run']['verdict']}", *measures['this run'].get('phones', []), sep='\n')
     print(f"tokenizer: {Path(a.out)/'tokenizer'}\nreport: {Path(a.out)/'report.html'}")
 
 # %% ../../nbs/app/912_cli.ipynb #60087e87
