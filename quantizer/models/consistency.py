@@ -65,19 +65,31 @@ class Consistency(Objective):
     block = 'consistency'
     monitors = ('consistency',)
     def forward(self, model, out, batch):
-        "Encode the other view, and add the loss to `out`"
+        "Add the loss to `out`; while its weight is 0, training does not compute it"
         if len(batch) == 2: return # features without another view
-        feats,real = batch[2:]
-        x = model.normalise(feats).masked_fill(~real[...,None], 0)
-        z,token_mask = model.encoder(x, real)
-        T = min(z.shape[1], out.z.shape[1])
-        both = token_mask[:,:T] & out.token_mask[:,:T]
-        with torch.autocast(z.device.type, enabled=False):
-            a,b = (model.quantizer.projected(o[:,:T][both].float()) for o in (out.z, z))
-            loss = shared_information(a, b, both.nonzero()[:,0], model.training)
+        if self.weights['consistency'] or not model.training:
+            loss,count = self.compare(model, out, *batch[2:])
+        else: loss,count = out.loss.new_zeros(()),out.frames.new_zeros(())
         out.losses['consistency'] = loss
         out.loss = out.loss + self.weights['consistency']*loss
-        out.counts['consistency'] = all_reduce_sum(both.sum(), model.training)
+        out.counts['consistency'] = all_reduce_sum(count, model.training)
+
+# %% ../../nbs/models/407_consistency.ipynb #43e5ad9c
+@patch
+def compare(self:Consistency,
+    model, # The `SpeechQuantizer`
+    out, # Its `Reconstruction` of one view
+    feats:Tensor, # `(B,T,D)` features of the other view
+    real:Tensor, # `(B,T)`, `True` for a real frame
+)->tuple: # The loss, and the number of tokens that it is of
+    "Encode the other view, and compare it with the first"
+    x = model.normalise(feats).masked_fill(~real[...,None], 0)
+    z,token_mask = model.encoder(x, real)
+    T = min(z.shape[1], out.z.shape[1])
+    both = token_mask[:,:T] & out.token_mask[:,:T]
+    with torch.autocast(z.device.type, enabled=False):
+        a,b = (model.quantizer.projected(o[:,:T][both].float()) for o in (out.z, z))
+        return shared_information(a, b, both.nonzero()[:,0], model.training), both.sum()
 
 # %% ../../nbs/models/407_consistency.ipynb #07b7cbdd
 @patch(cls_method=True)
