@@ -36,7 +36,7 @@ class MaskingOptions:
     width:PositiveInt=64 # Width of these blocks, a multiple of 8; more for much speech
     codebook_size:PositiveInt=64 # Number of random codes; for `random`; more for much speech, BEST-RQ has 8192
     codebook_dim:PositiveInt=16 # Dimensions after the random projection; for `random`
-    decay:Annotated[float, Interval(ge=0, lt=1)]=0.99 # Decay of the moving average of the model; for `own`
+    decay:Annotated[float, Interval(ge=0, le=0.9999)]=0.99 # Decay of the moving average of the model; for `own`
 
 # %% ../../nbs/models/408_prediction.ipynb #ef479706
 class RandomObjective(Objective):
