@@ -77,12 +77,14 @@ whisper: $(READY)  ## train semantic tokens through Whisper on the read speech i
 	$(BIN)/quantizer evaluate runs/whisper-vq-512 build/read_speech/noisy.tsv --only words --out runs/whisper-vq-512-noisy
 	$(BIN)/quantizer evaluate runs/whisper-vq-512 build/read_speech/prompts.tsv --only words --out runs/whisper-vq-512-prompts
 
-phonetic: $(READY)  ## train phonetic tokens, without and with a teacher, on the read speech in QUANTIZER_DATA, and compare them with k-means; some twenty minutes
+phonetic: $(READY)  ## train phonetic tokens, without and with a teacher, on the read speech in QUANTIZER_DATA, and compare them with k-means; some fifty minutes
 	@$(BIN)/python tests/read_speech.py build/read_speech
 	$(BIN)/quantizer train consistent-mfcc data.corpus=build/read_speech/manifest.tsv data.batch_size=4 train.epochs=6 --out runs/consistent-mfcc
 	$(BIN)/quantizer evaluate runs/consistent-mfcc build/read_speech/manifest.tsv --split valid --only phonetic,abx,leakage --out runs/consistent-mfcc-measures
 	$(BIN)/quantizer train phonetic-mfcc data.corpus=build/read_speech/manifest.tsv model.target.features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/phonetic-mfcc
 	$(BIN)/quantizer evaluate runs/phonetic-mfcc build/read_speech/manifest.tsv --split valid --only phonetic,abx --out runs/phonetic-mfcc-measures
+	$(BIN)/quantizer train phonetic-logmel data.corpus=build/read_speech/manifest.tsv model.target.features.model=$(QUANTIZER_DATA)/models/whisper-tiny.en --out runs/phonetic-logmel
+	$(BIN)/quantizer evaluate runs/phonetic-logmel build/read_speech/manifest.tsv --split valid --only phonetic,abx,leakage,robustness --out runs/phonetic-logmel-measures
 
 objectives: $(READY)  ## train the same small tokens with every objective on the read speech in QUANTIZER_DATA, and measure them; some two hours (OBJECTIVES='--seeds 3')
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/objectives.py $(OBJECTIVES)

@@ -10,19 +10,20 @@ from quantizer.evaluate.evaluation import Evaluation
 
 MODEL = Path(os.environ.get('QUANTIZER_DATA', '.'))/'models'/'whisper-tiny.en'
 VIEWS = ['data.views=4', 'data.augment={pitch: [0.8, 0.88, 1.0, 1.12, 1.25], noise: {snr: [5, 30], kind: any, p: 0.6}, gain: [-6, 6]}']
-LINEAR = ['model.encoder.blocks=0', 'model.encoder.kernel=1', 'model.encoder.instance_norm=true', 'model.quantizer.dim=32',
-    'model.losses.commitment=0.05']
+LINEAR = ['model.encoder.blocks=0', 'model.encoder.kernel=1', 'model.encoder.instance_norm=true'] # sees one token, without the mean and variance of its recording
+LOW_DIM = ['model.quantizer.dim=32', 'model.losses.commitment=0.05']
 OBJECTIVES = { # changes of one recipe: tokens of MFCCs, 256 codes at 50 Hz
     'reconstruction': [],
     'augmentation': VIEWS,
-    'instance-norm': ['model.encoder.instance_norm=true'],
     'speaker-decoder': ['model.speaker={}'],
     'jitter': ['model.jitter=0.12'],
-    'adversary': ['model.losses.speaker_adversary=1.0'],
+    'adversary': ['model.losses.speaker_adversary=0.1'],
     'masked-prediction': ['model.losses.masked_prediction=1.0'],
-    'contrastive': ['model.losses.contrastive=1.0'],
-    'consistency': [*VIEWS, *LINEAR, 'model.losses.consistency=1.0'],
-    'consistency-fsq': [*VIEWS, *LINEAR[:3], 'model.quantizer={name: fsq, codebook_size: 256}', 'model.losses={mse: 1.0, consistency: 1.0}'],
+    'instance-norm': LINEAR,
+    'contrastive': [*LINEAR, 'model.losses.contrastive=1.0'],
+    'consistency': [*LINEAR, *LOW_DIM, *VIEWS, 'model.losses.consistency=1.0'],
+    'consistency-fsq': [*LINEAR, *VIEWS, 'model.quantizer={name: fsq, codebook_size: 256}', 'model.losses={mse: 1.0, consistency: 1.0}'],
+    'reconstruction-fsq': ['model.quantizer={name: fsq, codebook_size: 256}', 'model.losses={mse: 1.0}'],
     'distillation': [*VIEWS, 'model.losses={mse: 0.1, commitment: 0.25, distillation: 1.0}',
         f'model.target={{features: {{name: whisper, model: {MODEL}, layer: 2}}}}']}
 TRAINING = ['model.encoder.width=128', 'model.decoder.width=128', 'data.batching=buckets', 'data.batch_size=4', 'train.epochs=8']

@@ -110,7 +110,7 @@ def _describe_range(limits):
     "What an `Interval`, `Ge` or `Gt` asks for"
     low,above,high,below = (getattr(limits, k, None) for k in ('ge','gt','le','lt'))
     if below is not None:
-        return f' above {above:g}, below {below:g}'
+        return (f', {low:g} or more' if above is None else f' above {above:g}') + f', below {below:g}'
     if high is None:
         return f', {low:g} or more' if above is None else f' above {above:g}'
     return f' from {low:g} to {high:g}' if above is None else f' above {above:g}, up to {high:g}'
