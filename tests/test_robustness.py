@@ -6,7 +6,8 @@ from quantizer.core.errors import QuantizerError
 from quantizer.data.corpus import Corpus
 from quantizer.evaluate.edit_distance import collapse_repeats, edit_distance, edit_distances
 from quantizer.evaluate.metrics import METRICS
-from quantizer.evaluate.perturbations import PERTURBATIONS, perturb, stretch
+from quantizer.evaluate.perturbations import PERTURBATIONS, perturb
+from quantizer.data.augment import stretch
 from quantizer.evaluate.robustness import CONTROLS, count_edits, measure_robustness, unit_edit_distances
 
 SAMPLES = 400 # in a token of the made-up tokenizers, which have 40 tokens a second

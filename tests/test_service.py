@@ -131,7 +131,7 @@ def test_codes_and_features(tok, wav):
     feats,x = tok.decode(codes),codes.numpy()
     for o in (x.astype('>i2'), x.astype('u1'), x[::-1].copy()[::-1], x.astype('u8'), codes.int(), x.tolist() and tuple(x.tolist())):
         assert torch.equal(tok.decode(o), feats)
-    for o,said in ((x*1., 'got codes of float64: expected whole numbers'), (codes > 3, 'got codes of torch.bool'), (x[:,0], r'got codes of shape \(51,\)'), ([[1],[2]], r'got codes of shape \(\), expected'), (None, 'got codes of object')):
+    for o,said in ((x*1., 'got codes of float64: expected whole numbers'), (codes > 3, 'got codes of torch.bool'), (x[:,0], r'got codes of shape \(51,\)'), ([[1],[2]], r'got codes of shape \(1,\), expected'), (None, 'got codes of object')):
         with pytest.raises(QuantizerError, match=said): tok.decode(o)
     loud = tokenizer(LogMel())
     feats = loud.features(wav, 16000)[0][0]
