@@ -34,6 +34,7 @@ from ..data.options import valid_parts
 from ..data.store import FeatureStore
 from ..evaluate.baselines import kmeans_tokenizer
 from ..evaluate.measure import evaluate, kmeans_baseline
+from ..evaluate.metrics import part_values
 from ..evaluate.suite import measure_phones
 from ..models.autoencoder import objective_classes
 from ..tokens.tokenizer import Tokenizer
@@ -180,9 +181,7 @@ def print_row(
     v = dict(zip(names, row)) | (losses or {})
     labels = dict(kl='KL', accuracy='accuracy', wer='WER')
     text = ''.join(f'   {label} {v[k]:.3f}' for k,label in labels.items() if not math.isnan(v.get(k, math.nan)))
-    others = {k.removesuffix('/loss'):o for k,o in (parts or {}).items() if k.endswith('/loss')}
-    others.pop('mean', None)
-    watched = ''.join(f'   {name} {loss:.4f}' for name,loss in others.items())
+    watched = ''.join(f'   {name} {loss:.4f}' for name,loss in part_values(parts or {}, 'loss').items())
     print(f"epoch {v['epoch']:3}   train {v['train_loss']:.4f}   valid {v['valid_loss']:.4f}{watched}   "
         f"error {v['nre']:.4f}{text}   in use {100*v['usage']:3.0f} %   "
         f"perplexity {v['perplexity']:.0f}   {v['time']}", flush=True)

@@ -70,9 +70,7 @@ class Consistency(Objective):
         if self.weights['consistency'] or not model.training:
             loss,count = self.compare(model, out, *batch[2:])
         else: loss,count = out.loss.new_zeros(()),out.frames.new_zeros(())
-        out.losses['consistency'] = loss
-        out.loss = out.loss + self.weights['consistency']*loss
-        out.counts['consistency'] = all_reduce_sum(count, model.training)
+        self.add_loss(out, 'consistency', loss, count, model.training)
 
 # %% ../../nbs/models/407_consistency.ipynb #43e5ad9c
 @patch

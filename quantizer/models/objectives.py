@@ -80,17 +80,28 @@ class Objective(nn.Module):
         "Sum and count of each loss"
         raise NotImplementedError
 
+# %% ../../nbs/models/404_objectives.ipynb #ac64719e
+@patch
+def add_loss(self:Objective,
+    out, # The `Reconstruction`, changed in place
+    name:str, # Name of the loss
+    loss:Tensor, # Scalar: its mean over all processes
+    count:Tensor, # Scalar: what this process averaged over
+    sync:bool, # Add the counts of all processes
+):
+    "Add a loss to `out.losses`, and weighted to `out.loss`"
+    out.losses[name] = loss
+    if name in self.weights:
+        out.loss = out.loss + self.weights[name]*loss
+    if not self.counts_frames:
+        out.counts[name] = all_reduce_sum(count, sync)
+
 # %% ../../nbs/models/404_objectives.ipynb #mo330003
 @patch
 def forward(self:Objective, model, out, batch):
     "Average the losses over all processes; add them to `out.losses`, and weighted to `out.loss`"
     for name,(total,count) in self.terms(model, out, batch).items():
-        loss = global_average(total, count, model.training)
-        out.losses[name] = loss
-        if name in self.weights:
-            out.loss = out.loss + self.weights[name]*loss
-        if not self.counts_frames:
-            out.counts[name] = all_reduce_sum(count, model.training)
+        self.add_loss(out, name, global_average(total, count, model.training), count, model.training)
 
 # %% ../../nbs/models/404_objectives.ipynb #cf7ec780
 class FrameObjective(Objective):

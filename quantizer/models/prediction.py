@@ -23,6 +23,7 @@ from ..core.options import Count, PositiveInt
 from .backbones import normalise_recordings, recording_numbers, whole_tokens
 from .objectives import LOSSES, Objective
 from .transformer import TransformerBlocks
+from ..quantizers.estimators import straight_through
 from ..quantizers.frozen import RandomProjectionVQ
 
 # %% ../../nbs/models/408_prediction.ipynb #cfe60430
@@ -168,7 +169,7 @@ def predict(self:MaskedPrediction, model, out, hidden):
     frames = hidden.repeat_interleave(model.downsample, 1)[:,:T] & out.mask
     z,mask = model.encoder(torch.where(frames[...,None], self.hidden_frame, out.x), out.mask)
     z_q = model.quantizer.decode(model.quantizer.encode(z, mask)).type_as(z)
-    return self.context(z + (z_q-z).detach(), mask, hidden)
+    return self.context(straight_through(z, z_q), mask, hidden)
 
 # %% ../../nbs/models/408_prediction.ipynb #622baacf
 @patch
