@@ -41,9 +41,11 @@ def data(tmp_path_factory):
     return d
 
 AUGMENT = 'data.augment={gain: [-6, 6], speed: [0.9, 1.1]}'
+NOISY = 'data.store={}/noisy','data.views=2','data.augment={noise: {snr: [5, 20]}}','data.batching=buckets'
 SOURCES = dict(store=['data.store={}/store'], parts=['data.store={}/parted', 'data.valid={other: {}/other.tsv}', 'train.checkpoint.monitor=mean/mse'],
     live=['data.live=true', AUGMENT], views=['data.store={}/viewed', 'data.views=2', AUGMENT],
-    consistency=['data.store={}/noisy', 'data.views=2', 'data.augment={noise: {snr: [5, 20]}}', 'data.batching=buckets', 'model.losses.consistency=0.5'],
+    consistency=[*NOISY, 'model.losses.consistency=0.5'],
+    denoising=[*NOISY, 'model.losses.denoising=1.0'],
     masked=['data.store={}/store', 'model.losses.masked_prediction=0.5', 'model.masking={width: 16, layers: 1, codebook_size: 32}'],
     own=['data.store={}/store', 'model.losses.masked_prediction=0.5', 'model.masking={targets: own, width: 16, layers: 1, decay: 0.9}'],
     contrastive=['data.store={}/store', 'model.losses.contrastive=0.5', 'model.contrastive={steps: 3, negatives: 8, width: 16, temperature: 0.5}'],
@@ -68,7 +70,7 @@ def errors(run): return ''.join(o.read_text() for o in sorted(run.parent.glob(f'
 
 # In all: 20 kills. `time` is a share of what the undisturbed run takes.
 EVENTS = ('before_batch','after_pred','after_backward','after_step','after_batch','before_validate','after_validate','after_epoch','before_train')
-CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', source='live', workers=2, kills=4), residual=dict(quantizer='residual', source='live', world=2, kills=4), views=dict(quantizer='vq', source='views', workers=2, kills=3), consistency=dict(quantizer='fsq', source='consistency', world=2, kills=3),
+CASES = dict(vq=dict(quantizer='vq', kills=5), vq2=dict(quantizer='vq', world=2, workers=2, kills=3), gumbel=dict(quantizer='gumbel', world=2, kills=4), fsq=dict(quantizer='fsq', source='live', workers=2, kills=4), residual=dict(quantizer='residual', source='live', world=2, kills=4), views=dict(quantizer='vq', source='views', workers=2, kills=3), consistency=dict(quantizer='fsq', source='consistency', world=2, kills=3), denoising=dict(quantizer='vq', source='denoising', world=2, kills=2),
     parts=dict(quantizer='vq', source='parts', world=2, kills=3),
     masked=dict(quantizer='fsq', source='masked', kills=2), own=dict(quantizer='vq', source='own', world=2, kills=3), contrastive=dict(quantizer='vq', source='contrastive', workers=2, kills=3),
     speaker=dict(quantizer='vq', source='speaker', world=2, workers=2, kills=3))
@@ -138,7 +140,7 @@ def test_controls(worker, data, tmp_path):
         assert worker(args=['mfcc-vq', str(run), ch], world=1) == [0], errors(run)
         assert bool(differing(tmp_path/'straight', run)) == (what != 'nothing'), what
 
-@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views'), ('vq','buckets','consistency'), ('vq','crops','masked'), ('vq','packed','own'), ('vq','packed','contrastive'), ('vq','crops','parts'), ('vq','crops','speaker')])
+@pytest.mark.parametrize('quantizer,batching,source', [*((q,'crops','store') for q in QUANTIZERS), ('vq','buckets','store'), ('gumbel','packed','store'), ('vq','buckets','views'), ('vq','packed','views'), ('vq','buckets','consistency'), ('vq','buckets','denoising'), ('vq','crops','masked'), ('vq','packed','own'), ('vq','packed','contrastive'), ('vq','crops','parts'), ('vq','crops','speaker')])
 def test_two_are_one(worker, data, tmp_path, quantizer, batching, source):
     "Two processes with half the batch each follow one for fifty steps. In validation the diversity of codes is that of each batch, so it is left out"
     more = ['model.encoder.dropout=0', 'model.decoder.dropout=0', f'data.batching={batching}', 'train.epoch_steps=10', 'train.epochs=5', 'train.log_steps=1', 'train.checkpoint.steps=1000', 'train.precision=fp32', 'train.accumulate=1', 'data.longest_s=2']

@@ -3,4 +3,4 @@
 Here belong networks and what they are trained for, in ENCODERS, DECODERS and LOSSES.
 Not here: optimizers, callbacks, and anything that reads files."""
 
-from . import backbones, bottleneck, consistency, contrastive, distillation, prediction, speaker, transformer, whisperspeech # they enter their classes into ENCODERS, DECODERS and LOSSES
+from . import backbones, bottleneck, consistency, contrastive, denoising, distillation, prediction, speaker, transformer, whisperspeech # they enter their classes into ENCODERS, DECODERS and LOSSES
