@@ -13,18 +13,21 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from ..core.errors import QuantizerError
-from ..core.options import check_block
+from ..core.options import PositiveInt, check_block
 from ..core.tensors import pad_batch
 from ..data.extract import build_store
 from ..data.features import FEATURES
 from .objectives import (LOSSES, Objective, Targets, masked_sum,
     needs_whole_recordings, squared_error)
+from ..quantizers.estimators import straight_through
+from ..quantizers.residual import inner_sizes
 
 # %% ../../nbs/models/406_distillation.ipynb #514a767f
 @dataclass
 class TargetOptions:
     "The features that tokens shall predict"
     features:dict|None=None # A block as the one for the input: a name of `FEATURES` and its arguments
+    levels:PositiveInt|None=None # First levels of a `residual` quantizer that shall predict the target; all by default
     store:str|None=None # Folder of the target features, created if it does not exist; inside the run by default
 
 # %% ../../nbs/models/406_distillation.ipynb #f497c25d
@@ -58,14 +61,20 @@ class Distillation(Objective):
         dim_in:int, # `D` of the quantizer
         dim_out:int, # `D` of the target
         upsample:int, # Frames of the target in a token
+        levels:int|None=None, # First levels of a residual quantizer that predict the target; all by default
     ):
         super().__init__(weights)
+        self.levels = levels
         self.upsample,self.head = upsample,nn.Linear(dim_in, upsample*dim_out)
+    def vectors(self, model, out):
+        "Vectors `(B,T',D)` of the levels that predict the target"
+        if self.levels is None: return out.z_q
+        return straight_through(out.z, model.quantizer.decode(out.codes[...,:self.levels]))
     def terms(self, model, out, batch):
         if len(batch) == 2: return {} # features without targets
         target,real = batch[2:]
         T = min(target.shape[1], self.upsample*out.z_q.shape[1])
-        y = self.head(out.z_q).unflatten(2, (self.upsample,-1)).flatten(1, 2)[:,:T]
+        y = self.head(self.vectors(model, out)).unflatten(2, (self.upsample,-1)).flatten(1, 2)[:,:T]
         mask = out.token_mask.repeat_interleave(self.upsample, 1)[:,:T] & real[:,:T]
         return dict(distillation=masked_sum(squared_error(y.float(), target[:,:T]), mask))
 
@@ -82,6 +91,17 @@ def _frames_per_token(target, source, downsample):
     raise QuantizerError(f"'model.target.features' has {target.frame_rate:g} frames a second, and there are {token_rate:g} "
         "tokens: expected a whole number of frames in a token; change model.encoder.downsample")
 
+# %% ../../nbs/models/406_distillation.ipynb #202c0bfb
+def _check_levels(levels, quantizer):
+    "Raise a `QuantizerError` unless the quantizer has so many levels"
+    if levels is None: return
+    if quantizer['name'] != 'residual':
+        raise QuantizerError(f"'model.target.levels' is {levels}: only a residual quantizer has levels, "
+            f"and this is '{quantizer['name']}'")
+    n = len(inner_sizes(quantizer['codebook_size'], quantizer['num_quantizers'], quantizer['shared']))
+    if levels > n:
+        raise QuantizerError(f"'model.target.levels' is {levels}: expected up to {n}, the levels of the quantizer")
+
 # %% ../../nbs/models/406_distillation.ipynb #80cc532f
 @patch(cls_method=True)
 def check_config(cls:Distillation, cfg):
@@ -91,6 +111,7 @@ def check_config(cls:Distillation, cfg):
         raise QuantizerError("'model.target.features' is missing: the features that tokens shall predict, "
             "such as {name: whisper, model: openai/whisper-tiny.en, layer: 2}")
     needs_whole_recordings(cfg['data'], 'distillation', keep_time=True)
+    _check_levels(target['levels'], cfg['model']['quantizer'])
     extractor = _extractor(check_block(FEATURES, target['features'], 'model.target.features'))
     _frames_per_token(extractor, _extractor(cfg['features']), cfg['model']['encoder'].get('downsample', 1))
     target['features'] = extractor.settings
@@ -107,4 +128,4 @@ def prepare(cls:Distillation, options, features, store, folder, device, **extrac
 def build(cls:Distillation, weights, options, model, extractor, store):
     target = _extractor(options['features'])
     upsample = _frames_per_token(target, extractor, model.downsample)
-    return cls(weights, model.quantizer.dim, target.dim, upsample)
+    return cls(weights, model.quantizer.dim, target.dim, upsample, options['levels'])
