@@ -46,8 +46,8 @@ $(DISCOPHON)/.installed:
 	@$(DISCOPHON_PYTHON) -c 'import sys; sys.exit(sys.version_info<(3,12))' 2>/dev/null || \
 	  { echo "discophon needs Python 3.12 or newer, and '$(DISCOPHON_PYTHON)' is not: try make bench-phonetic DISCOPHON_PYTHON=python3.13" >&2; exit 1; }
 	@test -x $(DISCOPHON)/bin/python || $(DISCOPHON_PYTHON) -m venv $(DISCOPHON)
-	@echo "Installing discophon into $(DISCOPHON): a minute or two"
-	@$(DISCOPHON)/bin/python -m pip install -q --disable-pip-version-check discophon==0.2.0
+	@echo "Installing discophon and fastabx into $(DISCOPHON): a minute or two"
+	@$(DISCOPHON)/bin/python -m pip install -q --disable-pip-version-check discophon==0.2.0 fastabx==0.9.0
 	@touch $@
 
 demo: $(READY)  ## train three small quantizers on the packaged recordings
@@ -114,8 +114,9 @@ bench-whisper: $(PEER)/.installed  ## time training with Whisper's decoder again
 	@$(PEER)/bin/python -m pip install -q --disable-pip-version-check --dry-run --ignore-installed --report build/peer.json 'whisperspeech[dev]==0.8.9' torch==2.13.0
 	@$(BIN)/python tests/count_lines.py --peer $$(echo $(PEER)/lib/python3*/site-packages) --report build/peer.json > nbs/benchmarks/lines.md
 
-bench-phonetic: $(READY) $(DISCOPHON)/.installed  ## time the phonetic measures against DiscoPhon's, which needs Python 3.12; under a minute
+bench-phonetic: $(READY) $(DISCOPHON)/.installed  ## time the phonetic measures against DiscoPhon's, and ABX against fastabx's, which need Python 3.12; some two minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_phonetic.py $(DISCOPHON)/bin/python
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench_abx.py $(DISCOPHON)/bin/python
 
 bench: bench-quantizers bench-data bench-train bench-whisper  ## all but bench-phonetic
 

@@ -39,10 +39,10 @@ def test_agrees_with_fastabx(items, frames, kind, rate):
 
 def test_memory_bound_changes_nothing(items, frames, monkeypatch):
     "Small batches give the same cells"
-    whole = abx(items, frames['angular'], 50, distance='angular', contexts='phone', resamples=1).cells
-    monkeypatch.setattr(module, '_BATCH', 500)
-    parts = abx(items, frames['angular'], 50, distance='angular', contexts='phone', resamples=1).cells
-    pd.testing.assert_frame_equal(parts, whole)
+    def cells(distance): return abx(items, frames[distance], 50, distance=distance, contexts='phone', resamples=1).cells
+    whole = {distance: cells(distance) for distance in ('identity', 'angular')}
+    for name in ('_BATCH', '_CODE_BATCH'): monkeypatch.setattr(module, name, 500)
+    for distance, expected in whole.items(): pd.testing.assert_frame_equal(cells(distance), expected)
 
 def test_order_changes_nothing(items, frames):
     shuffled = items.sample(frac=1, random_state=1)

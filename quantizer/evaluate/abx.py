@@ -83,16 +83,17 @@ def _wins(distances, a, starts):
     return np.add.reduceat(twice, starts)
 
 # %% ../../nbs/evaluate/612_abx.ipynb #90c159c8
-_BATCH = 4_000_000 # Frame distances that are held at once
+_BATCH = 4_000_000 # Frame distances of vectors, which are held at once
+_CODE_BATCH = 32_000_000 # Frame distances of codes, which are not held
 
-def _batches(groups, pairs, sizes):
+def _batches(groups, pairs, sizes, distance):
     "Batches of pieces; a piece has the number of the pair, and that of the item, of each `x`"
     a,x = (groups.loc[pairs[o]] for o in 'ax')
     n,end = x.n.to_numpy(),x.n.to_numpy().cumsum()
     pair = np.arange(len(n)).repeat(n)
     item = np.arange(len(pair))+(x.start.to_numpy()-end+n).repeat(n)
     block,frames = (a[o].to_numpy().repeat(n) for o in ('block','block_frames'))
-    batch = (sizes[item]*frames).cumsum()//_BATCH
+    batch = (sizes[item]*frames).cumsum()//(_CODE_BATCH if distance == 'identity' else _BATCH)
     for rows in np.split(np.arange(len(pair)), np.flatnonzero(np.diff(batch))+1):
         cuts = np.flatnonzero(np.diff(block[rows]))+1
         yield [(pair[o],item[o]) for o in np.split(rows, cuts)]
@@ -110,7 +111,7 @@ def _errors(groups, pairs, cells, data, distance):
     starts,of_a = groups.start.to_numpy(),groups.loc[pairs.a]
     a = of_a[['start','stop']].to_numpy()
     block = of_a[['block_start','block_stop','first_group','groups']].to_numpy()
-    for batch in _batches(groups, pairs, sizes):
+    for batch in _batches(groups, pairs, sizes, distance):
         blocks = [block[pair[0]] for pair,_ in batch]
         pieces = [(item,range(start, stop)) for (_,item),(start,stop,*_) in zip(batch, blocks)]
         matrices = item_distances(pieces, data, distance)
@@ -119,25 +120,31 @@ def _errors(groups, pairs, cells, data, distance):
     return 1-wins/(2*cells.triples.to_numpy())
 
 # %% ../../nbs/evaluate/612_abx.ipynb #96f23e58
+def _mean_of_drawn(errors, totals):
+    "Mean error of the pairs of phones that are drawn; NaN if none is"
+    drawn = totals > 0
+    return (errors[drawn]/totals[drawn]).mean() if drawn.any() else math.nan
+
 def _estimate(cells, speakers, resamples, seed):
     "Mean error of a table of cells, with draws of speakers"
     from scipy.sparse import csr_matrix
-    number = pd.Series(range(len(speakers)), index=speakers)
+    n,error = len(speakers),cells.error.to_numpy()
+    number = pd.Series(range(n), index=speakers)
     pair = cells.groupby(['phone','phone_b']).ngroup().to_numpy()
-    x = cells.speaker_x.map(number).to_numpy() if 'speaker_x' in cells else np.full(len(cells), len(speakers))
-    own,row = np.unique(pair*len(speakers)+cells.speaker.map(number).to_numpy(), return_inverse=True)
-    pair,speaker = divmod(own, len(speakers))
-    def table(values): return csr_matrix((values, (row,x)), shape=(len(own),len(speakers)+1))
-    errors,counts = table(cells.error.to_numpy()),table(np.ones(len(cells)))
-    def value(weights):
-        of_x = np.append(weights, 1) # within speakers, X has no weight of its own
-        n = counts@of_x
-        mean = errors@of_x/np.maximum(n, 1)
-        weight = weights[speaker]*(n > 0)
-        total,error = (np.bincount(pair, o) for o in (weight,weight*mean))
-        drawn = total > 0
-        return (error[drawn]/total[drawn]).mean() if drawn.any() else math.nan
-    return bootstrap(value, speakers, resamples, seed)
+    own,row = np.unique(pair*n+cells.speaker.map(number).to_numpy(), return_inverse=True)
+    pair,speaker = divmod(own, n)
+    def within(weights): return _mean_of_drawn(errors@weights, counts@weights)
+    def across(weights):
+        total = counts@weights
+        mean = errors@weights/np.maximum(total, 1)
+        weight = weights[speaker]*(total > 0)
+        return _mean_of_drawn(*(np.bincount(pair, o) for o in (weight*mean,weight)))
+    if 'speaker_x' in cells:
+        at,values,counted = (row,cells.speaker_x.map(number).to_numpy()),error,np.ones(len(error))
+    else: # X has no weight of its own
+        at,values,counted = (pair,speaker),np.bincount(row, error)/np.bincount(row),np.ones(len(own))
+    errors,counts = (csr_matrix((o, at), shape=(at[0].max()+1,n)) for o in (values,counted))
+    return bootstrap(across if 'speaker_x' in cells else within, speakers, resamples, seed)
 
 # %% ../../nbs/evaluate/612_abx.ipynb #4b35a36b
 @dataclass(repr=False)

@@ -88,6 +88,7 @@ class Alignments:
         self.table = _sort_segments(df[['id','start_s','end_s','phone','word']], name)
         self.phones = sorted(set(self.table.phone))
         self._phone = pd.Categorical(self.table.phone, self.phones).codes.astype(np.int64)
+        self._start,self._end = (self.table[k].to_numpy() for k in ('start_s','end_s')) # a column is slow to find
         self.ids,first = (o.tolist() for o in np.unique(self.table.id.to_numpy(object), return_index=True))
         self._rows = dict(zip(self.ids, map(slice, first, [*first[1:],len(df)])))
     def __len__(self): return len(self.ids)
@@ -119,7 +120,7 @@ def frame_phones(self:Alignments,
 )->np.ndarray: # `(n,)` int64 index into `phones`; -1 where there is no segment
     "Phone at the centre of each token"
     rows = self._row_slice(id)
-    start,end = (self.table[k].to_numpy()[rows] for k in ('start_s','end_s'))
+    start,end = self._start[rows],self._end[rows]
     centre = (np.arange(n)+0.5)/token_rate + TOLERANCE_S
     i = np.searchsorted(start, centre, side='right')-1
     is_inside = (i >= 0) & (centre < end[i])

@@ -8,6 +8,8 @@ Docs: https://quantizer-dev.github.io/quantizer/evaluate/dtw.html.md"""
 __all__ = ['DISTANCES', 'frame_distances', 'dtw', 'item_distances']
 
 # %% ../../nbs/evaluate/611_dtw.ipynb #d7329488
+import math
+from functools import partial, reduce
 import numpy as np, torch
 
 # %% ../../nbs/evaluate/611_dtw.ipynb #7d43c2f4
@@ -35,38 +37,73 @@ def frame_distances(
     return d.round_().long().numpy()
 
 # %% ../../nbs/evaluate/611_dtw.ipynb #912507e5
-def _align(costs, at, stride, nx, ny, bits):
-    "Mean cost along the best path of pairs that begin at `costs[at]`; each cost has 1 in the `bits` of the length"
-    both,res,row = np.zeros(len(at), costs.dtype),np.zeros(len(at), costs.dtype),[]
+def _align(rows, nx, ny, bits, dtype):
+    "Mean cost along the best path of each pair; `rows` gives the costs of a frame of `x` and each of `y`, with 1 in the `bits` of the length"
+    res,row = np.zeros(len(nx), dtype),[]
     in_y,in_x,keep = 1<<bits,2<<bits,~(3<<bits)
-    for i in range(nx.max()):
-        above,row,pos = row,[],at+i*stride
-        for j in range(ny.max()):
+    for i,costs in enumerate(rows):
+        above,row = row,[]
+        for j,cost in enumerate(costs):
             steps = [above[j]|in_x] if i else []
             if j: steps.append(row[-1]|in_y)
-            if i and j: steps.append(above[j-1])
-            best = steps.pop() if steps else both
+            best = above[j-1] if i and j else steps.pop() if steps else 0*res
             for step in steps:
-                best = np.minimum(best, step)
-            row.append((best&keep)+costs.take(pos, mode='clip'))
-            pos += 1
+                best = np.minimum(best, step, out=step)
+            row.append((best&keep)+cost)
         ends = np.flatnonzero(nx == i+1)
         for j in np.unique(ny[ends])-1:
             here = ends[ny[ends] == j+1]
             res[here] = row[j][here]
-    return (res>>(bits+2))/(res&(in_y-1))
+    return np.divide(res>>(bits+2), res&(in_y-1), dtype=float)
+
+# %% ../../nbs/evaluate/611_dtw.ipynb #fc680c29
+def _table_rows(costs, at, stride, nx, ny):
+    "Costs of all pairs, whose tables begin at `costs[at]` and have rows that are `stride` apart"
+    def row(pos):
+        for _ in range(ny.max()):
+            yield costs.take(pos, mode='clip')
+            pos += 1
+    return (row(at+i*stride) for i in range(nx.max()))
+
+def _code_rows(codebooks, x, y, nx, ny, unit):
+    "Costs of all pairs, whose codes begin at `x` and `y` of each codebook: `unit` for a codebook that differs"
+    def frame(at): return [codes.take(at, mode='clip') for codes in codebooks]
+    ys = [frame(y+j) for j in range(ny.max())]
+    def cost(x, y): return reduce(np.add, ((a != b)*unit for a,b in zip(x, y)))+1
+    def row(x): return (cost(x, y) for y in ys)
+    return (row(frame(x+i)) for i in range(nx.max()))
 
 # %% ../../nbs/evaluate/611_dtw.ipynb #cc6f0362
-def _align_all(costs, at, stride, nx, ny):
-    "Mean cost along the best path of each pair: its costs begin at `costs[at]`, and rows are `stride` apart"
+def _sizes(nx, ny, highest):
+    "Bits of a length, and the smallest integer type for cost, step and length of pairs whose frames cost up to `highest`"
     longest = int(nx.max()+ny.max())
     bits = longest.bit_length()
-    needed = (longest*int(costs.max())).bit_length()+bits+2
-    costs = (costs.astype(np.int32 if needed < 32 else np.int64)<<(bits+2))+1
-    order,res = np.lexsort((ny,nx)),np.empty(len(at))
-    for o in np.split(order, range(8192, len(order), 8192)):
-        res[o] = _align(costs, at[o], stride[o], nx[o], ny[o], bits)
+    needed = (longest*highest).bit_length()+bits+2
+    return bits,np.int16 if needed < 16 else np.int32 if needed < 32 else np.int64
+
+_BATCH_BYTES = 2**15 # Of the integers of a batch: they stay in a fast cache
+
+def _batches(nx, ny, size):
+    "Numbers of pairs with similar lengths, in batches"
+    nx,ny = (o.astype(np.min_scalar_type(o.max())) for o in (nx,ny)) # smaller integers are sorted faster
+    strips = np.array_split(nx.argsort(kind='stable'), math.ceil(math.sqrt(len(nx)/size)))
+    for strip in strips:
+        order = strip[ny[strip].argsort(kind='stable')]
+        yield from np.split(order, range(size, len(order), size))
+
+def _align_all(make_rows, where, nx, ny, bits, dtype):
+    "Mean cost along the best path of each pair; `make_rows` takes their parts of `where`, and of the lengths"
+    res = np.empty(len(nx))
+    for o in _batches(nx, ny, _BATCH_BYTES//np.dtype(dtype).itemsize):
+        rows = make_rows(*(w[o] for w in where), nx[o], ny[o])
+        res[o] = _align(rows, nx[o], ny[o], bits, dtype)
     return res
+
+def _align_tables(costs, at, stride, nx, ny):
+    "Mean cost along the best path of each pair: its costs begin at `costs[at]`, and rows are `stride` apart"
+    bits,dtype = _sizes(nx, ny, int(costs.max()))
+    costs = (costs.astype(dtype)<<(bits+2))+1
+    return _align_all(partial(_table_rows, costs), (at,stride), nx, ny, bits, dtype)
 
 def dtw(
     costs, # `(N,M)` whole numbers: distance of each frame of `x` from each of `y`
@@ -74,15 +111,11 @@ def dtw(
     "Mean cost along the cheapest path"
     costs = np.asarray(costs)
     n,m = (np.array([o]) for o in costs.shape)
-    return float(_align_all(costs.ravel(), 0*n, m, n, m)[0])
+    return float(_align_tables(costs.ravel(), 0*n, m, n, m)[0])
 
 # %% ../../nbs/evaluate/611_dtw.ipynb #7f2197ab
-def item_distances(
-    pieces:list, # Numbers of the items `x` and `y` of each piece
-    data:list, # `(T,D)` frames of each item
-    distance:str, # One of `DISTANCES`
-)->list: # A matrix for each piece: distance of each `x` from each `y`, in units that are the same for the piece
-    "Distances of items by dynamic time warping"
+def _vector_pieces(pieces, data, distance):
+    "Mean cost along the best path of all pairs of all pieces, from one table of distances for each piece"
     costs,pairs,begin = [],[],0
     for x,y in pieces:
         x,y = ([data[i] for i in o] for o in (x,y))
@@ -93,6 +126,29 @@ def item_distances(
         at = begin+row[:,None]*d.shape[1]+column
         pairs.append([o.ravel() for o in np.broadcast_arrays(at, d.shape[1], nx[:,None], ny)])
         begin += d.size
-    res = _align_all(np.concatenate(costs), *map(np.concatenate, zip(*pairs)))
-    ends = np.cumsum([len(at) for at,*_ in pairs])
+    return _align_tables(np.concatenate(costs), *map(np.concatenate, zip(*pairs)))
+
+def _code_pieces(pieces, data):
+    "Mean cost along the best path of all pairs of all pieces, from the codes"
+    used = np.unique(np.concatenate([o for piece in pieces for o in piece]))
+    x = np.concatenate([np.repeat(x, len(y)) for x,y in pieces])
+    y = np.concatenate([np.tile(y, len(x)) for x,y in pieces])
+    x,y = used.searchsorted(x),used.searchsorted(y)
+    lengths = np.array([len(data[i]) for i in used])
+    begin = lengths.cumsum()-lengths
+    codes = np.concatenate([data[i] for i in used])
+    numbers = [np.unique(o, return_inverse=True)[1] for o in codes.T]
+    codebooks = [o.astype(np.min_scalar_type(o.max())) for o in numbers] # smaller integers are compared faster
+    bits,dtype = _sizes(lengths, lengths, codes.shape[1])
+    rows = partial(_code_rows, codebooks, unit=dtype(1<<(bits+2)))
+    return _align_all(rows, (begin[x],begin[y]), lengths[x], lengths[y], bits, dtype)
+
+def item_distances(
+    pieces:list, # Numbers of the items `x` and `y` of each piece
+    data:list, # `(T,D)` frames of each item
+    distance:str, # One of `DISTANCES`
+)->list: # A matrix for each piece: distance of each `x` from each `y`, in units that are the same for the piece
+    "Distances of items by dynamic time warping"
+    res = _code_pieces(pieces, data) if distance == 'identity' else _vector_pieces(pieces, data, distance)
+    ends = np.cumsum([len(x)*len(y) for x,y in pieces])
     return [o.reshape(len(x), -1) for o,(x,_) in zip(np.split(res, ends[:-1]), pieces)]
