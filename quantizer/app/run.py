@@ -333,7 +333,7 @@ def measure_run(cfg, corpus, store, tokenizer, steps):
         tokenizers['k-means'] = baseline
         measures['k-means'] = baseline_measures
     objectives = objective_classes(cfg['model']['losses'])
-    _add_phones(measures, tokenizers, store, valid, dict(steps=steps, only_reconstructs=not objectives))
+    _add_phones(measures, tokenizers, store, valid, dict(steps=steps, losses=[*cfg['model']['losses']]))
     texts = None
     for o in objectives:
         found,examples = o.measure(tokenizers, valid)

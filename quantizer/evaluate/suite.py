@@ -333,7 +333,8 @@ def evaluate_tokens(
             material = Material(measured, alignments.for_corpus(measured)) if alignments else find_material(measured)
             systems = plan.systems(store, items, fit_items)
             res = evaluate_systems(systems, material, families, place/'results', corpus.problems | store.problems, tell)
-            res.about['steps'] = steps
+            losses = [] if isinstance(own, Tokens) else [*own.config['model']['losses']]
+            res.about |= dict(steps=steps, losses=losses)
             return res
         finally: store.close()
 
