@@ -1,8 +1,25 @@
 "How exported functions and classes look on the site"
 import inspect, re
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 from fastcore.docments import DocmentTbl
 from nbdev.doclinks import NbdevLookup
 from nbdev.showdoc import BasicMarkdownRenderer
+
+def type_name(annotation):
+    "A type as a reader knows it: the choices of a `Literal`, and no limits, which the checks of an option tell"
+    origin,args = get_origin(annotation),get_args(annotation)
+    if origin is Annotated: return type_name(args[0])
+    if origin is Literal: return ' or '.join(f'`{o}`' for o in args)
+    if origin in (Union,UnionType): return ' or '.join(type_name(o) for o in args)
+    if origin or annotation is inspect.Parameter.empty: return annotation
+    return 'None' if annotation is type(None) else annotation.__name__ if inspect.isclass(annotation) else annotation
+
+class Table(DocmentTbl):
+    "Documented parameters, with types as `type_name` writes them"
+    def __init__(self, obj):
+        super().__init__(obj)
+        for row in self.dm.values(): row['anno'] = type_name(row['anno'])
 
 class Renderer(BasicMarkdownRenderer):
     "Heading, signature, docstring, documented parameters, methods, link to the source"
@@ -14,7 +31,7 @@ class Renderer(BasicMarkdownRenderer):
 
     def table(self):
         "Documented parameters; none where Python has no source, as of an `__init__` that is inherited from C"
-        try: return str(DocmentTbl(self.sym))
+        try: return str(Table(self.sym))
         except (OSError, TypeError, ValueError): return ''
 
     def methods(self):
