@@ -17,7 +17,6 @@ from .objectives import LOSSES, Objective, masked_sum, squared_error
 class Denoising(Objective):
     "Squared error of what was decoded from a view, to the recording itself"
     block = 'denoising'
-    monitors = ('denoising',)
     def terms(self, model, out, batch):
         if len(batch) == 2: return {} # features without the recording itself
         feats,real = batch[2:]
