@@ -30,12 +30,23 @@ def test_resume(trained):
     assert main(['train', '--resume', '--out', str(trained), 'train.epochs=3', '--override']) == 0
     assert len(pd.read_csv(trained/'log.csv')) == 3
 
+def test_first_level(tmp_path):
+    "A residual quantizer whose first level predicts the target trains, resumes and is saved"
+    changes = [*SMALL, 'model.quantizer={name: residual, num_quantizers: 2, codebook_size: 16}', 'model.target.levels=1']
+    assert main(['train', 'phonetic-mfcc', *changes, '--out', str(tmp_path/'run')]) == 0
+    assert main(['train', '--resume', '--out', str(tmp_path/'run'), 'train.epochs=3', '--override']) == 0
+    log = pd.read_csv(tmp_path/'run/log.csv')
+    assert log.valid_distillation.iloc[-1] < log.valid_distillation.iloc[0]
+    assert Tokenizer.load(tmp_path/'run').num_codebooks == 2
+
 @pytest.mark.parametrize('changes,said', [
     (['model.target=null'], "'model.target.features' is missing"),
     (['data.batching=crops'], "'data.batching' is 'crops', and 'distillation' is a loss of whole recordings"),
     (['model.target.features.name=nothing'], "no feature is called 'nothing'"),
     (['model.target.features.hop_length=240'], "66.6667 frames a second, and there are 25 tokens: expected a whole number"),
     (['data.live=true', 'data.augment={speed: [0.9, 1.0]}'], "'data.augment.speed' changes the time of a recording, and 'distillation'"),
+    (['model.target.levels=1'], "'model.target.levels' is 1: only a residual quantizer has levels, and this is 'vq'"),
+    (['model.quantizer={name: residual, num_quantizers: 2, codebook_size: 16}', 'model.target.levels=3'], "expected up to 2, the levels of the quantizer"),
     (['model.losses.distillation=null'], "model.target")])
 def test_mistakes(changes, said):
     with pytest.raises(QuantizerError) as e: load_config('phonetic-mfcc', SMALL+changes)
