@@ -120,6 +120,7 @@ WHISPER = [
     'features.layer=-1',
     'data.views=0',
     'data.augment=null',
+    'model.losses={mse: 1.0, kl: 0.0, ce: 0.0, commitment: 0.25}',
     'data.batch_size=2',
     'train.wer=2',
     'model.decoder.layers=1',
