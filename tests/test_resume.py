@@ -34,9 +34,10 @@ def data(tmp_path_factory):
     "Sixty recordings, and their features"
     d = tmp_path_factory.mktemp('data')
     c = Corpus.sample().select(range(0, 319, 5))
-    c.df.assign(path=[str(c.file(i)) for i in range(len(c))], split=np.where(np.arange(len(c))%5 == 0, 'valid', 'train')).to_csv(d/'few.tsv', sep='\t', index=False)
+    (d/'sample').symlink_to(c.root) # ids, and with them random numbers, shall not depend on where the package lies
+    c.df.assign(path=[f'sample/{o}' for o in c.df.path], split=np.where(np.arange(len(c))%5 == 0, 'valid', 'train')).to_csv(d/'few.tsv', sep='\t', index=False)
     other = Corpus.sample().select(range(3, 319, 10))
-    other.df.assign(path=[str(other.file(i)) for i in range(len(other))], split='').to_csv(d/'other.tsv', sep='\t', index=False)
+    other.df.assign(path=[f'sample/{o}' for o in other.df.path], split='').to_csv(d/'other.tsv', sep='\t', index=False)
     extract_features('mfcc-vq', d/'store', [f'data.corpus={d/"few.tsv"}'], progress=False)
     return d
 
@@ -168,6 +169,7 @@ def spoken(data, tmp_path_factory):
     "The same recordings for a small Whisper, which knows English and Spanish"
     from quantizer.whisper.teacher import random_whisper
     d = tmp_path_factory.mktemp('spoken')
+    (d/'sample').symlink_to(data/'sample')
     c = Corpus.load(data/'few.tsv')
     c = c.select(c.df.language.isin(['en','es']).to_numpy() & (c.df.duration_s < 3).to_numpy())
     c.df.to_csv(d/'few.tsv', sep='\t', index=False)
