@@ -30,14 +30,15 @@ def test_resume(trained):
     assert main(['train', '--resume', '--out', str(trained), 'train.epochs=3', '--override']) == 0
     assert len(pd.read_csv(trained/'log.csv')) == 3
 
-def test_first_level(tmp_path):
+@pytest.mark.parametrize('inner', ['vq', '{name: vq, heads: 2}'])
+def test_first_level(tmp_path, inner):
     "A residual quantizer whose first level predicts the target trains, resumes and is saved"
-    changes = [*SMALL, 'model.quantizer={name: residual, num_quantizers: 2, codebook_size: 16}', 'model.target.levels=1']
+    changes = [*SMALL, f'model.quantizer={{name: residual, num_quantizers: 2, codebook_size: 16, quantizer: {inner}}}', 'model.target.levels=1']
     assert main(['train', 'phonetic-mfcc', *changes, '--out', str(tmp_path/'run')]) == 0
     assert main(['train', '--resume', '--out', str(tmp_path/'run'), 'train.epochs=3', '--override']) == 0
     log = pd.read_csv(tmp_path/'run/log.csv')
     assert log.valid_distillation.iloc[-1] < log.valid_distillation.iloc[0]
-    assert Tokenizer.load(tmp_path/'run').num_codebooks == 2
+    assert Tokenizer.load(tmp_path/'run').num_codebooks == (4 if 'heads' in inner else 2)
 
 @pytest.mark.parametrize('changes,said', [
     (['model.target=null'], "'model.target.features' is missing"),

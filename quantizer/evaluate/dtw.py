@@ -65,13 +65,13 @@ def _table_rows(costs, at, stride, nx, ny):
             pos += 1
     return (row(at+i*stride) for i in range(nx.max()))
 
-def _code_rows(codebooks, x, y, nx, ny, unit):
-    "Costs of all pairs, whose codes begin at `x` and `y` of each codebook: `unit` for a codebook that differs"
+def _code_rows(codebooks, x_begins, y_begins, nx, ny, unit):
+    "Costs of all pairs, whose codes begin at `x_begins` and `y_begins` of each codebook: `unit` for a codebook that differs"
     def frame(at): return [codes.take(at, mode='clip') for codes in codebooks]
-    ys = [frame(y+j) for j in range(ny.max())]
+    ys = [frame(y_begins+j) for j in range(ny.max())]
     def cost(x, y): return reduce(np.add, ((a != b)*unit for a,b in zip(x, y)))+1
     def row(x): return (cost(x, y) for y in ys)
-    return (row(frame(x+i)) for i in range(nx.max()))
+    return (row(frame(x_begins+i)) for i in range(nx.max()))
 
 # %% ../../nbs/evaluate/611_dtw.ipynb #cc6f0362
 def _sizes(nx, ny, highest):

@@ -69,7 +69,8 @@ class Distillation(Objective):
     def vectors(self, model, out):
         "Vectors `(B,T',D)` of the levels that predict the target"
         if self.levels is None: return out.z_q
-        return straight_through(out.z, model.quantizer.decode(out.codes[...,:self.levels]))
+        width = model.quantizer.inner[0].num_codebooks
+        return straight_through(out.z, model.quantizer.decode(out.codes[...,:self.levels*width]))
     def terms(self, model, out, batch):
         if len(batch) == 2: return {} # features without targets
         target,real = batch[2:]
