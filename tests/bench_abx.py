@@ -3,8 +3,9 @@
 `PYTHON` is that of an environment with fastabx 0.9.0, which needs Python 3.12. Codes and items are those of bench_phonetic.py. Each
 case runs in a process of its own, ours and theirs in turn, and twice in each. Ours has intervals too, of a thousand draws of speakers.
 The capped case draws its own items in each, so its errors differ a little."""
-import json, os, resource, subprocess, sys, tempfile, time
+import json, subprocess, sys, tempfile
 from pathlib import Path
+from bench_phonetic import FOLDER, make_codes, time_twice
 
 RATE = 50
 CASES = {'triphone within': ('triphone', 'within', None), 'triphone across': ('triphone', 'across', None), 'phone within, 10 items': ('phone', 'within', 10)}
@@ -13,7 +14,6 @@ LABELS = {'id': '#file', 'start_s': 'onset', 'end_s': 'offset', 'phone': '#phone
 def write_inputs(out):
     "Codes, and items of both kinds, as files that both read"
     import pandas as pd
-    from bench_phonetic import FOLDER, make_codes
     from quantizer.evaluate.alignments import Alignments, items
     codes = make_codes(RATE, 256)['codes']
     manifest = pd.read_csv(FOLDER/'manifest.tsv', sep='\t', quoting=3, keep_default_na=False)
@@ -49,12 +49,7 @@ def theirs(folder, kind, mode, cap):
 
 def measure(who, folder, case):
     run = globals()[who](Path(folder), *CASES[case])
-    for _ in range(2):
-        wall, cpu = time.perf_counter(), time.process_time()
-        error = run()
-        cpu, wall = time.process_time()-cpu, time.perf_counter()-wall
-        print(json.dumps(dict(case=case, who=who, cpu_s=round(cpu, 2), wall_s=round(wall, 2),
-            peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024, error=error)), flush=True)
+    time_twice(lambda: dict(error=run()), case=case, who=who)
 
 if __name__ == '__main__':
     if len(sys.argv) > 2: measure(*sys.argv[1:])

@@ -53,14 +53,17 @@ def theirs(o):
     n = len({phone for o in gold.values() for phone in o})-1
     return lambda: phoneme_discovery(o['codes'], gold, kind='many-to-one', n_units=o['codebook_size'], n_phonemes=n, step_units=1000//o['token_rate'])
 
-def measure(who, path):
-    run = globals()[who](json.loads(Path(path).read_text()))
+def time_twice(run, **labels):
+    "Print time, peak memory and values of `run`, twice: the second time is of compiled code"
     for _ in range(2):
         wall,cpu = time.perf_counter(),time.process_time()
         values = run()
         cpu,wall = time.process_time()-cpu,time.perf_counter()-wall
-        print(json.dumps(dict(who=who, cpu_s=round(cpu, 2), wall_s=round(wall, 2),
+        print(json.dumps(dict(labels, cpu_s=round(cpu, 2), wall_s=round(wall, 2),
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024, **values)), flush=True)
+
+def measure(who, path):
+    time_twice(globals()[who](json.loads(Path(path).read_text())), who=who)
 
 if __name__ == '__main__':
     if sys.argv[1] in ('ours','everything','theirs'): measure(*sys.argv[1:])

@@ -140,11 +140,11 @@ def _estimate(cells, speakers, resamples, seed):
         weight = weights[speaker]*(total > 0)
         return _mean_of_drawn(*(np.bincount(pair, o) for o in (weight*mean,weight)))
     if 'speaker_x' in cells:
-        at,values,counted = (row,cells.speaker_x.map(number).to_numpy()),error,np.ones(len(error))
+        value,at = across,(row,cells.speaker_x.map(number).to_numpy())
     else: # X has no weight of its own
-        at,values,counted = (pair,speaker),np.bincount(row, error)/np.bincount(row),np.ones(len(own))
-    errors,counts = (csr_matrix((o, at), shape=(at[0].max()+1,n)) for o in (values,counted))
-    return bootstrap(across if 'speaker_x' in cells else within, speakers, resamples, seed)
+        value,at,error = within,(pair,speaker),np.bincount(row, error)/np.bincount(row)
+    errors,counts = (csr_matrix((o, at), shape=(at[0].max()+1,n)) for o in (error,np.ones(len(error))))
+    return bootstrap(value, speakers, resamples, seed)
 
 # %% ../../nbs/evaluate/612_abx.ipynb #4b35a36b
 @dataclass(repr=False)
